@@ -1,0 +1,73 @@
+"""Exit codes, and who gets a traceback."""
+
+import pytest
+
+from vim_train.cli.errors import guarded
+from vim_train.config.errors import UserError
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch's."""
+
+
+def outcome(error: BaseException, capsys: pytest.CaptureFixture[str], debug: bool = False) -> tuple[int, str]:
+    def work() -> int:
+        raise error
+
+    return guarded("vim-train", debug, work), capsys.readouterr().err
+
+
+def test_a_users_mistake_is_one_line_even_if_its_text_has_more(capsys: pytest.CaptureFixture[str]) -> None:
+    assert outcome(UserError("a\n  b"), capsys) == (2, "vim-train: a b\n")
+
+
+def test_debug_adds_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    code, text = outcome(UserError("a"), capsys, debug=True)
+    assert code == 2
+    assert text.startswith("Traceback")
+    assert text.endswith("vim-train: a\n")
+
+
+def test_ctrl_c_is_130(capsys: pytest.CaptureFixture[str]) -> None:
+    assert outcome(KeyboardInterrupt(), capsys) == (130, "vim-train: interrupted\n")
+
+
+def test_a_bug_is_1_with_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    code, text = outcome(ValueError("bug"), capsys)
+    assert code == 1
+    assert text.startswith("Traceback")
+    assert text.endswith("ValueError: bug\n")
+
+
+def test_out_of_memory_is_1_with_the_cure(capsys: pytest.CaptureFixture[str]) -> None:
+    cure = "out of GPU memory: raise optim.accumulate, or lower data.batch_size or data.eval_batch_size"
+    assert outcome(OutOfMemoryError("CUDA ..."), capsys) == (1, f"vim-train: {cure}\n")
+
+
+def test_what_ops_refuse_is_the_users_mistake(capsys: pytest.CaptureFixture[str]) -> None:
+    from vim_train import ops
+
+    def work() -> int:
+        ops.set_backend("quantum")
+        return 0
+
+    assert guarded("vim-train", False, work) == 2
+    text = capsys.readouterr().err
+    assert text.startswith("vim-train: ")
+    assert "quantum" in text
+    assert text.count("\n") == 1
+
+
+def test_a_failing_tensor_operation_in_the_models_is_a_bug_not_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    from vim_train.models import Vim
+
+    model = Vim(img_size=32, patch_size=16, stride=16, embed_dim=16, depth=1, num_classes=2)
+
+    def work() -> int:
+        model.head(torch.zeros(2, 3))
+        return 0
+
+    assert guarded("vim-train", False, work) == 1
+    assert capsys.readouterr().err.startswith("Traceback")

@@ -1,0 +1,97 @@
+"""Order and draws are functions of (seed, epoch, position), and look random."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vim_train.data.order import (
+    Stream,
+    epoch_order,
+    held_out,
+    key,
+    permutation,
+    position_keys,
+    sample_index,
+    uniform,
+)
+
+seeds = st.integers(0, 2**63)
+quick = settings(max_examples=40, deadline=None)
+
+
+@quick
+@given(seed=seeds, epoch=st.integers(0, 10_000), n=st.integers(1, 3000))
+def test_an_epoch_is_a_permutation(seed: int, epoch: int, n: int) -> None:
+    order = epoch_order(seed, epoch, n)
+    assert np.array_equal(np.sort(order), np.arange(n))
+    assert np.array_equal(order, epoch_order(seed, epoch, n))
+
+
+def test_the_order_is_what_it_has_always_been() -> None:
+    """Numbers written down once: another numpy, platform or edit must not move a resumed run's images."""
+    assert key(0) == 0xE220A8397B1DCDAF  # splitmix64's published first output for seed 0
+    assert key(42, Stream.AUGMENT, 3, 1234567) == 3576306098930853636
+    assert permutation(1, 12).tolist() == [3, 5, 2, 9, 7, 10, 0, 8, 6, 11, 1, 4]
+
+
+def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+    orders = [epoch_order(seed, epoch, 1000) for seed in range(3) for epoch in range(3)]
+    agreements = [np.mean(a == b) for i, a in enumerate(orders) for b in orders[:i]]
+    assert max(agreements) < 0.01
+
+
+@quick
+@given(seed=seeds, epoch=st.integers(0, 300), position=st.integers(0, 2**40), stream=st.sampled_from(Stream))
+def test_keys_of_arrays_equal_keys_of_integers(seed: int, epoch: int, position: int, stream: Stream) -> None:
+    positions = np.array([position, position + 1], dtype=np.int64)
+    expected = [key(seed, stream, epoch, p) for p in positions.tolist()]
+    assert position_keys(seed, stream, epoch, positions).tolist() == expected
+
+
+def test_keys_do_not_collide_and_every_bit_is_fair() -> None:
+    keys = np.concatenate(
+        [position_keys(s, stream, e, np.arange(2000)) for s in (0, 1) for stream in Stream for e in range(5)]
+    )
+    assert len(np.unique(keys)) == len(keys)
+    bits = (keys[:, None] >> np.arange(64, dtype=np.uint64)) & np.uint64(1)
+    assert np.abs(bits.mean(0) - 0.5).max() < 0.5 * 5 / np.sqrt(len(keys))
+
+
+@pytest.mark.parametrize("repeats", [1, 3, 4])
+def test_repeats_show_each_image_drawn_to_neighbours(repeats: int) -> None:
+    n = 1000
+    order = epoch_order(1, 2, n)
+    drawn = sample_index(order, np.arange(n), repeats)
+    assert np.array_equal(drawn, np.repeat(order, repeats)[:n])
+    assert sample_index(order, 7, repeats) == order[7 // repeats]
+
+
+def test_uniform_draws_are_uniform_independent_and_addressed_by_position() -> None:
+    draws = uniform(5, 1, np.arange(4000), Stream.DROP_PATH, 25)
+    assert draws.shape == (4000, 25)
+    assert draws.dtype == np.float32
+    assert draws.min() >= 0
+    assert draws.max() < 1
+    counts, _ = np.histogram(draws, bins=50, range=(0, 1))
+    expected = draws.size / 50
+    assert ((counts - expected) ** 2 / expected).sum() < 110  # chi-square, 49 degrees of freedom, p < 1e-6
+    assert np.abs(np.corrcoef(draws.T) - np.eye(25)).max() < 0.1
+    part = uniform(5, 1, np.array([17, 3999]), Stream.DROP_PATH, 25)
+    assert np.array_equal(part, draws[[17, 3999]])
+    assert not np.array_equal(uniform(5, 2, np.arange(4), Stream.DROP_PATH, 25), draws[:4])
+
+
+@quick
+@given(
+    path=st.text(min_size=1, max_size=40).filter(lambda s: s.isprintable()), low=st.floats(0, 1), high=st.floats(0, 1)
+)
+def test_holding_out_more_never_returns_a_file_to_training(path: str, low: float, high: float) -> None:
+    low, high = sorted((low, high))
+    assert held_out(path, low) <= held_out(path, high)
+    assert not held_out(path, 0.0)
+
+
+def test_the_held_out_share_is_what_was_asked_for() -> None:
+    share = np.mean([held_out(f"class/{i:06d}.jpg", 0.1) for i in range(20_000)])
+    assert abs(share - 0.1) < 0.01

@@ -1,0 +1,135 @@
+"""Workers that die or hang are named in one line; signals to the process group do not touch them."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import vim_train
+from vim_train.config.schema import TrainConfig
+from vim_train.data.sources import open_source
+from vim_train.data.stream import TrainStream
+
+CPU = torch.device("cpu")
+
+
+class Trap:
+    """Grey images; loading number 17 does `spring`."""
+
+    classes: list[str]
+
+    def __init__(self, spring: str) -> None:
+        self.classes, self.native_mode, self.labels = ["a"], "L", np.zeros(32, dtype=np.int64)
+        self._spring = spring
+
+    def __len__(self) -> int:
+        return 32
+
+    def load(self, index: int, mode: str = "RGB") -> Image.Image:
+        if index == 17 and self._spring == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if index == 17 and self._spring in ("hang", "dawdle"):
+            time.sleep(60 if self._spring == "hang" else 1)
+        if self._spring == "group":
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)
+        return Image.new("L", (8, 8))
+
+    def name(self, index: int) -> str:
+        return f"image {index}"
+
+    def fingerprint(self) -> str:
+        return ""
+
+
+@pytest.fixture
+def config(fashion_config: TrainConfig) -> TrainConfig:
+    fashion_config.augment.auto_augment = None
+    fashion_config.data.workers = 2
+    return fashion_config
+
+
+def run(spring: str, cfg: TrainConfig, timeout_s: float) -> None:
+    one = TrainStream(Trap(spring), cfg, 1, CPU, timeout_s=timeout_s)  # type: ignore[arg-type]
+    for _ in one.batches(0, 6):
+        pass
+
+
+def test_a_worker_that_dies_is_named_with_its_image(config: TrainConfig) -> None:
+    handler = signal.getsignal(signal.SIGCHLD)
+    with pytest.raises(RuntimeError, match=r"^a data worker died \(out of memory\?\) at image 17; ") as caught:
+        run("die", config, timeout_s=1)
+    assert "\n" not in str(caught.value)
+    assert not multiprocessing.active_children()
+    assert signal.getsignal(signal.SIGCHLD) == handler
+
+
+def test_a_worker_that_hangs_is_named_with_its_image(config: TrainConfig) -> None:
+    with pytest.raises(RuntimeError, match=r"^the data workers gave nothing for 1 s; they are at .*image 17") as caught:
+        run("hang", config, timeout_s=1)
+    assert "\n" not in str(caught.value)
+    assert not multiprocessing.active_children()
+
+
+def test_a_slow_worker_is_waited_for(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vim_train.data.pool._POLL_S", 0.1)
+    run("dawdle", config, timeout_s=30)
+
+
+def test_signals_to_the_group_pass_workers_by(config: TrainConfig) -> None:
+    run("group", config, timeout_s=10)
+
+
+def test_workers_end_with_the_training_process(photo_config: TrainConfig, photo_root: Path, tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import multiprocessing, os, sys, time\n"
+        "import torch\n"
+        "from vim_train.config.schema import *\n"
+        "from vim_train.data.sources import open_source\n"
+        "from vim_train.data.stream import TrainStream\n"
+        "cfg = TrainConfig()\n"
+        "cfg.data = DataConfig(name=DataName.fashion, img_size=28, batch_size=32, lane=8, mean=[0.5], std=[0.5])\n"
+        "cfg.model.in_chans = 1\n"
+        "batches = TrainStream(open_source(cfg.data, 'train'), cfg, 10, torch.device('cpu')).batches(0, 100000)\n"
+        "next(batches)\n"
+        "print(*[child.pid for child in multiprocessing.active_children()], flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    environ = {**os.environ, "PYTHONPATH": str(Path(vim_train.__file__).parent.parent)}
+    process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=environ)
+    assert process.stdout is not None
+    workers = [int(pid) for pid in process.stdout.readline().split()]
+    assert len(workers) == 2
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    deadline = time.monotonic() + 30
+    while any(alive(pid) for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(alive(pid) for pid in workers)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_the_source_may_be_read_where_workers_are_started_by_spawn(photo_config: TrainConfig) -> None:
+    """What a worker is sent must survive pickling, for platforms without fork."""
+    import pickle
+
+    one = TrainStream(open_source(photo_config.data, "train"), photo_config, 4, CPU)
+    copy = pickle.loads(pickle.dumps(one._fetch))
+    [request, *_] = one._requests(0, 1)
+    assert torch.equal(copy[request].images, one._fetch[request].images)

@@ -1,0 +1,137 @@
+"""What a step sees is a function of configuration and step: not of workers, resumption or accumulation."""
+
+import copy
+import random
+from collections.abc import Callable, Iterable
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+
+from vim_train.config.schema import TrainConfig
+from vim_train.data.batch import Batch
+from vim_train.data.order import epoch_order
+from vim_train.data.sources import Source, open_source
+from vim_train.data.stream import EvalStream, TrainStream
+
+CPU = torch.device("cpu")
+Digests = Callable[[Iterable[Batch]], dict[tuple[int, int], str]]
+
+
+def stream(cfg: TrainConfig, **data: object) -> TrainStream:
+    cfg = copy.deepcopy(cfg)
+    for name, value in data.items():
+        setattr(cfg.optim if name == "accumulate" else cfg.data, name, value)
+    source = open_source(cfg.data, "train")
+    return TrainStream(source, cfg, len(source.classes), CPU)
+
+
+@pytest.mark.parametrize("which", ["fashion_config", "photo_config"])
+def test_images_do_not_depend_on_workers(which: str, request: pytest.FixtureRequest, digests: Digests) -> None:
+    cfg: TrainConfig = request.getfixturevalue(which)
+    streams = [stream(cfg, workers=workers) for workers in (0, 1, 2)]
+    steps = (streams[0].steps_per_epoch - 1, streams[0].steps_per_epoch + 3)  # across the end of an epoch
+    seen = [digests(one.batches(*steps)) for one in streams]
+    assert seen[0] == seen[1] == seen[2]
+    assert len(seen[0]) == len(set(seen[0].values())) == 4 * cfg.data.batch_size
+
+
+def test_a_resumed_run_sees_the_tail(fashion_config: TrainConfig, digests: Digests) -> None:
+    spe = stream(fashion_config).steps_per_epoch
+    assert spe == 6000 // 32
+    whole = digests(stream(fashion_config).batches(spe - 5, spe + 4))
+    tail = digests(stream(fashion_config, workers=2).batches(spe - 2, spe + 4))
+    assert list(tail.items()) == list(whole.items())[3 * 32 :]
+
+
+@pytest.mark.parametrize("accumulate", [2, 4])
+def test_images_do_not_depend_on_accumulation(fashion_config: TrainConfig, accumulate: int, digests: Digests) -> None:
+    whole, split = (list(stream(fashion_config, accumulate=n).batches(3, 6)) for n in (1, accumulate))
+    assert [len(batch.labels) for batch in split] == [32 // accumulate] * (3 * accumulate)
+    assert digests(split) == digests(whole)
+
+
+def test_seed_epoch_and_position_all_matter(fashion_config: TrainConfig, digests: Digests) -> None:
+    other = copy.deepcopy(fashion_config)
+    other.seed += 1
+    spe = stream(fashion_config).steps_per_epoch
+    seen = [digests(stream(cfg).batches(step, step + 1)) for cfg in (fashion_config, other) for step in (0, spe)]
+    images = [digest for one in seen for digest in one.values()]
+    assert len(images) == len(set(images)) == 4 * 32
+
+
+def test_an_epoch_holds_each_image_at_most_once(photo_config: TrainConfig) -> None:
+    cfg = copy.deepcopy(photo_config)
+    cfg.augment.mixup_alpha = cfg.augment.cutmix_alpha = 0
+    source = open_source(cfg.data, "train")
+    one = TrainStream(source, cfg, 4, CPU)
+    labels = torch.cat([batch.labels for batch in one.batches(0, one.steps_per_epoch)])
+    assert labels.tolist() == source.labels[epoch_order(cfg.seed, 0, len(source))[: len(labels)]].tolist()
+    assert len(labels) == 24
+
+
+def test_repeats_are_different_views_of_neighbours(fashion_config: TrainConfig, digests: Digests) -> None:
+    one = stream(fashion_config, repeats=3)
+    assert one.steps_per_epoch == stream(fashion_config).steps_per_epoch
+    [batch] = one.batches(0, 1)
+    order = epoch_order(fashion_config.seed, 0, 6000)
+    labels = open_source(fashion_config.data, "train").labels
+    assert batch.labels.tolist() == np.repeat(labels[order], 3)[:32].tolist()
+    assert len(set(digests([batch]).values())) == 32
+
+
+def test_the_training_process_keeps_its_own_draws(fashion_config: TrainConfig) -> None:
+    random.seed(5), np.random.seed(5), torch.manual_seed(5)
+    expected = random.random(), np.random.rand(), torch.rand(1).item()
+    for workers in (0, 1):
+        random.seed(5), np.random.seed(5), torch.manual_seed(5)
+        list(stream(fashion_config, workers=workers).batches(0, 2))
+        list(EvalStream(Part(open_source(fashion_config.data, "val"), 5), fashion_config, CPU))
+        assert (random.random(), np.random.rand(), torch.rand(1).item()) == expected
+
+
+def test_batches_are_ready_for_the_model(fashion_config: TrainConfig) -> None:
+    one = stream(fashion_config, workers=1)
+    batch = next(iter(one.batches(0, 4)))
+    one.close()
+    assert batch.images.shape == (32, 1, 28, 28)
+    assert batch.images.dtype == torch.float32
+    assert batch.images.is_contiguous()
+    assert batch.targets.shape == (32, 10)
+    assert torch.allclose(batch.targets.sum(1), torch.ones(32))
+    assert batch.labels.dtype == torch.int64
+    assert one.wait_s > 0
+
+
+def test_leaving_early_and_starting_again_is_harmless(fashion_config: TrainConfig, digests: Digests) -> None:
+    one = stream(fashion_config, workers=2)
+    first = digests(islice(one.batches(0, 50), 2))
+    waited = one.wait_s
+    assert digests(one.batches(0, 2)) == first
+    assert one.wait_s > waited
+    one.close()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_evaluation_repeats_itself(photo_config: TrainConfig, workers: int, digests: Digests) -> None:
+    photo_config.data.workers = workers
+    one = EvalStream(open_source(photo_config.data, "val"), photo_config, CPU)
+    first = digests(one)
+    next(iter(one))  # left early
+    assert digests(one) == first
+    assert list(first) == [(0, i) for i in range(8)]
+    one.close()
+    assert digests(one) == first
+    one.close()
+
+
+class Part:
+    """The first images of a source."""
+
+    def __init__(self, whole: Source, n: int) -> None:
+        self.classes, self.native_mode, self.labels = whole.classes, whole.native_mode, whole.labels[:n]
+        self.load, self.name, self.fingerprint = whole.load, whole.name, whole.fingerprint
+
+    def __len__(self) -> int:
+        return len(self.labels)

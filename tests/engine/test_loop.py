@@ -1,0 +1,172 @@
+"""The loop: what it computes, when it stops, and that resuming changes nothing."""
+
+import math
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from toy import toy_config, toy_trainer
+
+from vim_train.config.schema import Amp, NonFinite
+from vim_train.engine import checkpoint
+from vim_train.engine.evaluation import evaluate
+from vim_train.engine.state import DivergedError
+from vim_train.engine.stopping import StopRequest
+
+
+def weights(trainer) -> dict[str, torch.Tensor]:
+    model, ema = trainer.state.weights()
+    return model | {f"ema.{name}": value for name, value in ema.items()}
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_it_learns_and_reports_at_the_configured_steps(tmp_path: Path) -> None:
+    trainer = toy_trainer(toy_config(), tmp_path)
+    metrics = trainer.train()
+    lines = trainer.report.lines
+    assert [line["step"] for line in lines if line["kind"] == "train"] == [3, 6, 9, 12, 15, 18, 20]
+    assert [line["step"] for line in lines if line["kind"] == "eval"] == [5, 10, 15, 20]
+    assert metrics["eval/top1"] > 80
+    assert metrics["ema/top1"] > 80
+    assert trainer.report.steps == list(range(1, 21))
+
+
+@pytest.mark.parametrize("saved_step", [2, 4, 5, 12])
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, saved_step: int) -> None:
+    cfg = toy_config()
+    cfg.checkpoint.keep = 100
+    whole = toy_trainer(cfg, tmp_path / "whole")
+    whole.train()
+
+    resumed = toy_trainer(cfg, tmp_path / "resumed")
+    resumed.restore(checkpoint.load(tmp_path / "whole" / "checkpoints" / f"step_{saved_step:08d}"))
+    resumed.train()
+    assert_same(weights(whole), weights(resumed))
+    assert [line for line in whole.report.lines if line["step"] > saved_step] == resumed.report.lines
+
+
+def test_accumulation_changes_nothing_but_rounding(tmp_path: Path) -> None:
+    cfg = toy_config()
+    one = toy_trainer(cfg, tmp_path / "one")
+    one.train()
+    cfg.optim.accumulate = 4
+    four = toy_trainer(cfg, tmp_path / "four")
+    four.train()
+    for name, value in weights(one).items():
+        torch.testing.assert_close(weights(four)[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_a_signal_saves_at_the_step_edge_and_the_rest_follows_exactly(tmp_path: Path) -> None:
+    cfg = toy_config()
+    whole = toy_trainer(cfg, tmp_path / "whole")
+    whole.train()
+
+    stop = StopRequest()
+    first = toy_trainer(cfg, tmp_path / "run", stop)
+    progress = first.report.progress
+
+    def ask_at_seven(step: int, *rest: float) -> None:
+        progress(step, *rest)
+        if step == 7:
+            stop.caught = signal.SIGTERM
+
+    first.report.progress = ask_at_seven
+    first.train()
+    assert first.state.counters.step == 7
+    found = checkpoint.latest(tmp_path / "run")
+    assert found is not None
+    assert found.step == 7
+
+    second = toy_trainer(cfg, tmp_path / "run")
+    second.restore(checkpoint.load(found.path))
+    second.train()
+    assert_same(weights(whole), weights(second))
+
+
+def test_an_evaluation_cut_short_is_made_up_for_on_resume(tmp_path: Path) -> None:
+    cfg, stop = toy_config(), StopRequest()
+    first = toy_trainer(cfg, tmp_path, stop)
+    batches = first.task.eval_batches
+
+    def ask_then_evaluate():
+        stop.caught = signal.SIGUSR1
+        return batches()
+
+    first.task.eval_batches = ask_then_evaluate
+    first.train()
+    assert first.state.counters.step == 5
+    assert not [line for line in first.report.lines if line["kind"] == "eval"]
+
+    second = toy_trainer(cfg, tmp_path)
+    second.restore(checkpoint.load(checkpoint.latest(tmp_path).path))
+    second.train()
+    assert [line["step"] for line in second.report.lines if line["kind"] == "eval"] == [5, 10, 15, 20]
+
+
+def test_non_finite_stops_before_the_update(tmp_path: Path) -> None:
+    trainer = toy_trainer(toy_config(), tmp_path)
+    trainer.task.poison_at = {3}
+    with pytest.raises(DivergedError, match=r"step 3 \(epoch 0\): no update was made; lower optim.lr"):
+        trainer.train()
+    assert all(torch.isfinite(value).all() for value in weights(trainer).values())
+
+
+def test_non_finite_skip_leaves_weights_and_average_alone(tmp_path: Path) -> None:
+    cfg = toy_config()
+    cfg.optim.non_finite = NonFinite.skip
+    trainer = toy_trainer(cfg, tmp_path)
+    trainer.task.poison_at = {3, 4, 11}
+    trainer.train()
+    assert trainer.state.counters.skipped == 3
+    assert trainer.state.counters.skipped_in_a_row == 0
+    assert all(torch.isfinite(value).all() for value in weights(trainer).values())
+    logged = [line["train/loss"] for line in trainer.report.lines if line["kind"] == "train"]
+    assert all(math.isfinite(loss) for loss in logged)
+
+
+def test_too_many_skips_in_a_row_stop_the_run(tmp_path: Path) -> None:
+    cfg = toy_config()
+    cfg.optim.non_finite, cfg.optim.non_finite_max = NonFinite.skip, 3
+    trainer = toy_trainer(cfg, tmp_path)
+    trainer.task.poison_at = {4, 5, 6, 7}
+    with pytest.raises(DivergedError, match="3 updates in a row"):
+        trainer.train()
+
+
+def test_fp16_overflow_skips_the_update_and_lowers_the_scale(tmp_path: Path) -> None:
+    cfg = toy_config()
+    cfg.precision.amp = Amp.fp16
+    trainer = toy_trainer(cfg, tmp_path)
+    trainer.state.precision.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**120)
+    before = {name: value.clone() for name, value in weights(trainer).items()}
+    batches = trainer.task.train_batches(0, 1)
+    trainer._step(batches, 0.1)
+    assert_same(before, weights(trainer))
+    assert trainer.state.precision.scaler.get_scale() < 2.0**120
+    trainer.state.precision.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    trainer.train()
+    assert all(torch.isfinite(value).all() for value in weights(trainer).values())
+
+
+def test_gradient_clipping_bounds_the_update(tmp_path: Path) -> None:
+    cfg = toy_config()
+    cfg.optim.name, cfg.optim.momentum, cfg.optim.weight_decay, cfg.optim.grad_clip_norm = "sgd", 0.9, 0.0, 1e-3
+    trainer = toy_trainer(cfg, tmp_path)
+    before = trainer.task.model.weight.detach().clone()
+    trainer._step(trainer.task.train_batches(0, 1), lr=1.0)
+    moved = (trainer.task.model.weight.detach() - before).norm()
+    assert 0 < moved <= 1.9001e-3  # Nesterov: the gradient and 0.9 of it again
+
+
+def test_evaluation_restores_training_mode_and_takes_every_image(tmp_path: Path) -> None:
+    trainer = toy_trainer(toy_config(), tmp_path)
+    trainer.task.model.train()
+    metrics = evaluate(trainer.task, trainer.task.model, trainer.state.precision)
+    assert trainer.task.model.training
+    assert metrics is not None
+    assert round(metrics["top1"] * 48 / 100, 6).is_integer()

@@ -1,0 +1,52 @@
+"""Optimisers by name, and which parameters they decay."""
+
+import json
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+import vim_train.models  # noqa: F401
+from vim_train.config.errors import UserError
+from vim_train.config.schema import OptimConfig
+from vim_train.engine.optim import create_optimizer, set_lr
+
+
+def decayed(model: nn.Module, optimizer: torch.optim.Optimizer) -> set[str]:
+    names = {id(p): name for name, p in model.named_parameters()}
+    return {names[id(p)] for group in optimizer.param_groups if group["weight_decay"] > 0 for p in group["params"]}
+
+
+@pytest.mark.parametrize(("table", "token"), [("mid", "middle"), ("double", "double")])
+@pytest.mark.parametrize("decay_a_log", [True, False])
+def test_weight_decay_groups_are_the_published_ones(golden: Path, table: str, token: str, decay_a_log: bool) -> None:
+    expected = json.loads((golden / "weight_decay_groups.json").read_text())[table]
+    model = timm.create_model(
+        "vim_tiny_patch16_224", img_size=32, embed_dim=32, depth=1, num_classes=10, class_token=token
+    )
+    optimizer = create_optimizer(model, OptimConfig(decay_a_log=decay_a_log), lr=1e-3)
+    a_log = {name for name in expected["decay"] if name.endswith(("A_log", "A_b_log"))}
+    # The reverse direction's x_proj_b and so on follow their forward twins; the table lists every name of block 0.
+    published = set(expected["decay"]) - (set() if decay_a_log else a_log)
+    listed = set(expected["decay"]) | set(expected["no_decay"])
+    assert decayed(model, optimizer) & listed == published
+    assert {name for name, _ in model.named_parameters()} == listed
+
+
+def test_unknown_optimiser_is_named_with_alternatives() -> None:
+    with pytest.raises(UserError, match=r"optim.name=adamx: timm has no such optimiser; try one of .*adam"):
+        create_optimizer(nn.Linear(2, 2), OptimConfig(name="adamx"), 0.1)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "lamb", "lion", "adan", "muon", "adafactor"])
+def test_timm_optimisers_are_created_and_step(name: str) -> None:
+    model = nn.Linear(4, 4)
+    optimizer = create_optimizer(model, OptimConfig(name=name), 1e-3)
+    set_lr(optimizer, 1e-2)
+    assert all(group["lr"] == 1e-2 for group in optimizer.param_groups)
+    before = model.weight.detach().clone()
+    model(torch.ones(2, 4)).square().sum().backward()
+    optimizer.step()
+    assert not torch.equal(before, model.weight)

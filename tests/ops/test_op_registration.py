@@ -1,0 +1,198 @@
+"""The ops as torch sees them: schemas, fakes, autograd, compilation, and views that arrive as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from vim_train import ops
+from vim_train.ops import library, native
+
+
+def _detached(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Leaves with the same memory and strides."""
+    return tuple(t.detach().requires_grad_() for t in tensors)
+
+
+def _through_all_ops(mixer: Any, norm_weight: Tensor, backend: str | None) -> Callable[[], Tensor]:
+    def run() -> Tensor:
+        u, u_b = ops.bimamba_conv(*mixer.conv, backend=backend)
+        y = ops.bimamba_scan(u, u_b, *mixer.scan, backend=backend)
+        hidden, residual = ops.add_rms_norm(y, None, norm_weight, 1e-5, backend=backend)
+        hidden, residual = ops.add_rms_norm(hidden, residual, norm_weight, 1e-5, backend=backend)
+        delta, _, A, _, B, _, C = mixer.scan[:7]
+        last = ops.selective_scan(hidden, delta, A, B, C, delta_softplus=True, reverse=True, backend=backend)
+        return last.square().mean() + residual.mean()
+
+    return run
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # opcheck's own
+def test_opcheck_of_the_forwards(mixer: Callable[..., Any], backend: str) -> None:
+    m = mixer()
+    conv, scan = _detached(m.conv), _detached(m.scan)
+    u, u_b = _detached(ops.bimamba_conv(*conv, backend=backend))
+    delta, _, A, _, B, _, C, _, D, _, z, delta_bias, _ = scan
+    torch.library.opcheck(library.bimamba_conv, (*conv, backend))
+    torch.library.opcheck(library.bimamba_conv, (conv[0], conv[1], None, conv[3], None, backend))
+    torch.library.opcheck(library.bimamba_scan, (u, u_b, *scan, True, True, backend))
+    every = (u, delta, A, B, C, D, z, delta_bias)
+    torch.library.opcheck(library.selective_scan, (*every, True, False, True, backend))
+    torch.library.opcheck(library.selective_scan, (*every[:5], None, None, None, False, True, True, backend))
+    torch.library.opcheck(library.selective_scan, (*(t.detach() for t in every), True, False, False, backend))
+    weight = torch.randn(m.channels, requires_grad=True)
+    torch.library.opcheck(library.add_rms_norm, (u, None, weight, 1e-5, backend))
+    torch.library.opcheck(library.add_rms_norm, (u, u_b, weight, 1e-5, backend))
+
+
+def test_opcheck_of_the_backwards(mixer: Callable[..., Any], backend: str) -> None:
+    m = mixer()
+    conv, scan = (tuple(t.detach() for t in group) for group in (m.conv, m.scan))
+    u, u_b = ops.bimamba_conv(*conv, backend=backend)
+    backwards = torch.ops.vim_train
+    torch.library.opcheck(backwards.bimamba_conv_backward.default, (u, u_b, *conv, backend))
+    out, checkpoints = library.bimamba_scan(u, u_b, *scan, True, True, backend)
+    torch.library.opcheck(backwards.bimamba_scan_backward.default, (out, checkpoints, u, u_b, *scan, True, backend))
+    inputs = (u, scan[0], scan[2], scan[4], scan[6], None, None, None, True, False)
+    out, checkpoints = library.selective_scan(*inputs, True, backend)
+    torch.library.opcheck(backwards.selective_scan_backward.default, (out, checkpoints, *inputs, backend))
+    weight = torch.randn(m.channels)
+    _, residual, inv_rms = library.add_rms_norm(u, u_b, weight, 1e-5, backend)
+    torch.library.opcheck(backwards.add_rms_norm_backward.default, (u, residual, residual, inv_rms, weight, backend))
+
+
+def _compiled_equals_eager(mixer: Callable[..., Any], backend: str | None, compiler: str) -> None:
+    m = mixer()
+    weight = torch.randn(m.channels, requires_grad=True)
+    run = _through_all_ops(m, weight, backend)
+    leaves = [*m.leaves, weight]
+    want = torch.autograd.grad(run(), leaves)
+    got = torch.autograd.grad(torch.compile(run, fullgraph=True, backend=compiler)(), leaves)
+    for g, w in zip(got, want, strict=True):
+        torch.testing.assert_close(g, w)
+
+
+def test_compiles_as_one_graph(mixer: Callable[..., Any], backend: str) -> None:
+    _compiled_equals_eager(mixer, backend, "aot_eager")
+
+
+@pytest.mark.slow
+def test_compiles_with_inductor(
+    mixer: Callable[..., Any], library: None, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    m = mixer()
+    u, u_b = _detached(ops.bimamba_conv(*m.conv))
+
+    def run() -> Tensor:
+        return ops.bimamba_scan(u, u_b, *m.scan)
+
+    want, got = run(), torch.compile(run, fullgraph=True)()
+    torch.testing.assert_close(got, want)
+    leaves = [u, u_b, *m.leaves[:-4]]
+    for g, w in zip(*(torch.autograd.grad(out.sum(), leaves) for out in (got, want)), strict=True):
+        torch.testing.assert_close(g, w)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_strided_views_reach_the_kernel_uncopied(
+    mixer: Callable[..., Any], library: None, monkeypatch: pytest.MonkeyPatch, compiled: bool
+) -> None:
+    seen: dict[str, Any] = {}
+    call = native._call
+    monkeypatch.setattr(native, "_call", lambda name, args: (seen.update({name: args}), call(name, args))[1])
+    m = mixer()
+    weight = torch.randn(m.channels)
+
+    run = _through_all_ops(m, weight, "cpu")
+    (torch.compile(run, fullgraph=True, backend="aot_eager") if compiled else run)().backward()
+    x, z, B, C_b = m.conv[0], m.scan[10], m.scan[4], m.scan[7]
+    conv, scan = seen["vt_conv_forward"], seen["vt_scan_backward"].forward
+    assert (conv.x.data, conv.x.stride_len) == (x.data_ptr(), 2 * m.channels)
+    two = seen["vt_scan_forward"] if seen["vt_scan_forward"].directions == 2 else scan
+    assert (two.z.data, two.z.stride_len) == (z.data_ptr(), 2 * m.channels)
+    assert (two.dir[0].B.data, two.dir[0].B.stride_len) == (B.data_ptr(), B.stride(1))
+    assert (two.dir[1].C.data, two.dir[1].C.stride_len) == (C_b.data_ptr(), C_b.stride(1))
+
+
+def test_states_are_kept_only_for_a_backward(
+    mixer: Callable[..., Any], library: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    call = native._call
+    monkeypatch.setattr(native, "_call", lambda name, args: (seen.append(args), call(name, args))[1])
+    m = mixer()
+    u, u_b = ops.bimamba_conv(*m.conv, backend="cpu")
+    ops.bimamba_scan(u, u_b, *m.scan, backend="cpu")
+    with torch.no_grad():
+        ops.bimamba_scan(u, u_b, *m.scan, backend="cpu")
+    ops.bimamba_scan(u.detach(), u_b.detach(), *(t.detach() for t in m.scan), backend="cpu")
+    assert [bool(args.dir[0].checkpoints) for args in seen[1:]] == [True, False, False]
+
+
+def test_backward_of_a_forward_that_kept_no_states(mixer: Callable[..., Any], library: None) -> None:
+    m = mixer()
+    u, u_b = _detached(ops.bimamba_conv(*m.conv, backend="cpu"))
+    kept, _ = torch.ops.vim_train.bimamba_scan(u, u_b, *m.scan, True, True, "cpu")
+    bare, _ = torch.ops.vim_train.bimamba_scan(u, u_b, *m.scan, True, False, "cpu")
+    (want,), (got,) = (torch.autograd.grad(out.sum(), [u]) for out in (kept, bare))
+    torch.testing.assert_close(got, want, rtol=0, atol=0)
+
+
+def test_a_second_derivative_is_refused(mixer: Callable[..., Any], backend: str) -> None:
+    m = mixer()
+    u, _ = ops.bimamba_conv(*m.conv, backend=backend)
+    (dx,) = torch.autograd.grad(u.square().sum(), [m.leaves[0]], create_graph=True)
+    with pytest.raises(NotImplementedError, match="differentiated once"):
+        dx.sum().backward()
+
+
+def test_gradients_under_checkpointing_are_the_same_bits(mixer: Callable[..., Any], backend: str) -> None:
+    m = mixer()
+    run = _through_all_ops(m, torch.ones(m.channels), backend)
+    want = torch.autograd.grad(run(), m.leaves, allow_unused=True)
+    again = torch.utils.checkpoint.checkpoint(run, use_reentrant=False)
+    for g, w in zip(torch.autograd.grad(again, m.leaves, allow_unused=True), want, strict=True):
+        torch.testing.assert_close(g, w, rtol=0, atol=0)
+
+
+def test_autocast_changes_nothing(mixer: Callable[..., Any], backend: str) -> None:
+    m = mixer()
+    run = _through_all_ops(m, torch.ones(m.channels), backend)
+    want = torch.autograd.grad(run(), m.leaves)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = torch.autograd.grad(run(), m.leaves)
+    for g, w in zip(got, want, strict=True):
+        torch.testing.assert_close(g, w, rtol=0, atol=0)
+
+
+def test_exports(mixer: Callable[..., Any], backend: str) -> None:
+    m = mixer()
+
+    class Conv(torch.nn.Module):
+        def forward(self, x: Tensor, *params: Tensor) -> tuple[Tensor, Tensor]:
+            return ops.bimamba_conv(x, *params, backend=backend)
+
+    arguments = tuple(t.detach() for t in m.conv)
+    program = torch.export.export(Conv(), arguments)
+    for got, want in zip(program.module()(*arguments), Conv()(*arguments), strict=True):
+        torch.testing.assert_close(got, want, rtol=0, atol=0)
+
+
+def test_an_empty_batch(mixer: Callable[..., Any], backend: str) -> None:
+    m = mixer(batch=0)
+    run = _through_all_ops(m, torch.ones(m.channels), backend)
+    grads = torch.autograd.grad(run(), m.leaves)
+    assert [g.shape for g in grads] == [t.shape for t in m.leaves]
+
+
+def test_meta_tensors_have_shapes(mixer: Callable[..., Any]) -> None:
+    m = mixer()
+    conv, scan = ([t.detach().to("meta") for t in group] for group in (m.conv, m.scan))
+    out = ops.bimamba_scan(*ops.bimamba_conv(*conv), *scan)
+    assert out.device.type == "meta"
+    assert out.shape == conv[0].shape

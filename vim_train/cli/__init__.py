@@ -1,0 +1,1 @@
+"""Console commands: compose, validate, call. torch is imported only once there is something to compute."""

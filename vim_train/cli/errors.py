@@ -1,0 +1,54 @@
+"""One line for the user's mistakes, a traceback for ours, and the exit codes."""
+
+import linecache
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from vim_train.config.errors import UserError
+
+DONE = 0
+FAILED = 1
+USER_ERROR = 2
+DIVERGED = 3
+INTERRUPTED = 130
+TERMINATED = 143
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+_LIBRARIES = (_PACKAGE / "models", _PACKAGE / "ops")
+
+
+def guarded(program: str, debug: bool, work: Callable[[], int]) -> int:
+    """Exit code of `work`, with whatever it raises reported on stderr."""
+    try:
+        return work()
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        code, line = _judge(error)
+        if debug or line is None:
+            traceback.print_exc()
+        if line is not None:
+            print(f"{program}: {' '.join(line.split())}", file=sys.stderr)
+        return code
+
+
+def _judge(error: Exception) -> tuple[int, str | None]:
+    """Exit code and one line; no line for what nobody foresaw."""
+    if isinstance(error, UserError):
+        return USER_ERROR, str(error)
+    if type(error) in (ValueError, RuntimeError) and _raised_by_library(error):
+        return USER_ERROR, str(error)
+    if type(error).__name__ == "OutOfMemoryError":
+        cure = "raise optim.accumulate, or lower data.batch_size or data.eval_batch_size"
+        return FAILED, f"out of GPU memory: {cure}"
+    return FAILED, None
+
+
+def _raised_by_library(error: Exception) -> bool:
+    """Whether a `raise` of models or ops, which know no UserError, is where the error began."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    inside = any(folder in Path(frame.filename).resolve().parents for folder in _LIBRARIES)
+    return inside and linecache.getline(frame.filename, frame.lineno or 0).lstrip().startswith("raise ")

@@ -1,0 +1,272 @@
+"""Ranges and combinations: what a type alone does not say."""
+
+import math
+from collections.abc import Callable
+from enum import Enum
+from functools import reduce
+from pathlib import Path
+from typing import Any, NamedTuple, get_origin
+
+from vim_train.config import durations
+from vim_train.config.errors import UserError
+from vim_train.config.keys import Key, any_of, schema_keys
+from vim_train.config.schema import (
+    AugmentConfig,
+    Backend,
+    DataConfig,
+    DataName,
+    Device,
+    EvalCommand,
+    ExportCommand,
+    OptimConfig,
+    ScheduleConfig,
+    TrainConfig,
+)
+
+
+class Range(NamedTuple):
+    """Numbers that a key accepts."""
+
+    accepts: str
+    holds: Callable[[float], bool]
+
+
+POSITIVE = Range("a number above 0", lambda x: x > 0)
+NOT_NEGATIVE = Range("a number from 0", lambda x: x >= 0)
+AT_LEAST_1 = Range("a whole number from 1", lambda x: x >= 1)
+AT_LEAST_0 = Range("a whole number from 0", lambda x: x >= 0)
+PROBABILITY = Range("a number from 0 to 1", lambda x: 0 <= x <= 1)
+SHARE = Range("a number from 0 to below 1", lambda x: 0 <= x < 1)
+PART = Range("a number above 0, to 1", lambda x: 0 < x <= 1)
+BETWEEN = Range("a number between 0 and 1", lambda x: 0 < x < 1)
+
+RANGES = {
+    "seed": Range("a whole number from 0 to 2^63 - 1", lambda x: 0 <= x < 2**63),
+    "task.label_smoothing": SHARE,
+    "model.drop_path_rate": SHARE,
+    "model.in_chans": Range("1 or 3", lambda x: x in (1, 3)),
+    "model.patch_size": AT_LEAST_1,
+    "model.stride": AT_LEAST_1,
+    "model.embed_dim": AT_LEAST_1,
+    "model.depth": AT_LEAST_1,
+    "model.d_state": AT_LEAST_1,
+    "data.val_fraction": BETWEEN,
+    "data.img_size": AT_LEAST_1,
+    "data.batch_size": AT_LEAST_1,
+    "data.eval_batch_size": AT_LEAST_1,
+    "data.lane": AT_LEAST_1,
+    "data.repeats": AT_LEAST_1,
+    "data.workers": AT_LEAST_0,
+    "data.crop_pct": PART,
+    "data.mean": PROBABILITY,
+    "data.std": POSITIVE,
+    "data.bad_images_max": AT_LEAST_0,
+    "data.pixel_limit": AT_LEAST_1,
+    "augment.crop_scale": PART,
+    "augment.crop_ratio": POSITIVE,
+    "augment.hflip": PROBABILITY,
+    "augment.vflip": PROBABILITY,
+    "augment.color_jitter": NOT_NEGATIVE,
+    "augment.erase_prob": PROBABILITY,
+    "augment.erase_count": AT_LEAST_1,
+    "augment.mixup_alpha": NOT_NEGATIVE,
+    "augment.cutmix_alpha": NOT_NEGATIVE,
+    "augment.mix_prob": PROBABILITY,
+    "augment.mix_switch_prob": PROBABILITY,
+    "optim.lr": POSITIVE,
+    "optim.lr_batch_size": AT_LEAST_1,
+    "optim.weight_decay": NOT_NEGATIVE,
+    "optim.betas": SHARE,
+    "optim.eps": POSITIVE,
+    "optim.momentum": SHARE,
+    "optim.grad_clip_norm": POSITIVE,
+    "optim.accumulate": AT_LEAST_1,
+    "optim.non_finite_max": AT_LEAST_1,
+    "schedule.epochs": AT_LEAST_1,
+    "schedule.warmup_epochs": NOT_NEGATIVE,
+    "schedule.warmup_lr": NOT_NEGATIVE,
+    "schedule.min_lr": NOT_NEGATIVE,
+    "ema.decay": BETWEEN,
+    "ops.threads": AT_LEAST_1,
+    "checkpoint.keep": Range("a whole number from 2", lambda x: x >= 2),
+}
+"""Every number of the schema; a list's range holds for each of its numbers."""
+
+Config = TrainConfig | EvalCommand | ExportCommand
+
+CHOICES = {"task.name": ["classification"], "schedule.name": ["cosine", "constant"]}
+DURATIONS = ("eval.every", "checkpoint.every", "logger.every")
+
+
+def accepts(key: Key) -> str:
+    """What a key takes, in words: its type, narrowed to the range that is checked."""
+    if key.name in CHOICES:
+        return any_of(CHOICES[key.name])
+    if key.name in DURATIONS:
+        return durations.ACCEPTED
+    if key.name not in RANGES or isinstance(get_origin(key.base), type):
+        return key.accepts
+    return any_of([RANGES[key.name].accepts, "null"]) if key.optional else RANGES[key.name].accepts
+
+
+def check_train(cfg: TrainConfig) -> None:
+    """Refuse what cannot be trained, before any work.
+
+    Raises:
+        UserError: the first key, in the schema's order of checks, whose value or combination is not accepted.
+    """
+    _check_ranges(cfg)
+    for key, accepted in CHOICES.items():
+        if _get(cfg, key) not in accepted:
+            raise _refusal(key, _get(cfg, key), any_of(accepted))
+    for key in DURATIONS:
+        try:
+            durations.parse(str(_get(cfg, key)))
+        except UserError:
+            raise _refusal(key, _get(cfg, key), durations.ACCEPTED) from None
+    _check_run_name(cfg.run.name)
+    _check_data(cfg.data)
+    _check_channels(cfg)
+    _check_batch(cfg)
+    _check_augment(cfg.augment, cfg.data.lane)
+    _check_optim(cfg.optim)
+    _check_schedule(cfg)
+    _check_device(cfg.device, cfg.ops.backend)
+    if cfg.model.checkpoint is not None and not Path(cfg.model.checkpoint).exists():
+        raise UserError(f"model.checkpoint={cfg.model.checkpoint}: no such file or folder")
+
+
+def check_eval(cfg: EvalCommand) -> None:
+    """Refuse what cannot be evaluated; the data is checked once it is merged with the run's own.
+
+    Raises:
+        UserError: as for `check_train`.
+    """
+    _check_ranges(cfg)
+    _check_device(cfg.device, cfg.ops.backend)
+    if not Path(cfg.checkpoint).exists():
+        raise UserError(f"checkpoint={cfg.checkpoint}: no such file or folder")
+    if cfg.json is not None and not Path(cfg.json).resolve().parent.is_dir():
+        raise UserError(f"json={cfg.json}: no such folder")
+
+
+def check_export(cfg: ExportCommand) -> None:
+    """Refuse what cannot be exported.
+
+    Raises:
+        UserError: as for `check_train`.
+    """
+    _check_ranges(cfg)
+    _check_data(cfg.data)
+    if Path(cfg.out).is_file():
+        raise UserError(f"out={cfg.out}: is a file; takes a folder, new or of the same export")
+
+
+def _get(cfg: Config, key: str) -> object:
+    return reduce(getattr, key.split("."), cfg)
+
+
+def _show(value: object) -> str:
+    """A value as it is typed on the command line."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_show, value))}]"
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "null" if value is None else str(value)
+
+
+def _refusal(key: str, value: object, accepts: str) -> UserError:
+    return UserError(f"{key}={_show(value)}: takes {accepts}")
+
+
+def _check_ranges(cfg: Config) -> None:
+    for key in schema_keys(type(cfg)):
+        value = _get(cfg, key)
+        if key not in RANGES or value is None:
+            continue
+        numbers: list[Any] = value if isinstance(value, list) else [value]
+        accepts = f"{RANGES[key].accepts}, each" if isinstance(value, list) else RANGES[key].accepts
+        if not all(math.isfinite(number) and RANGES[key].holds(number) for number in numbers):
+            raise _refusal(key, value, accepts)
+
+
+def _check_run_name(name: str) -> None:
+    parts = Path(name).parts
+    if not parts or Path(name).is_absolute() or ".." in parts:
+        raise _refusal("run.name", name, "a folder name under run.root")
+
+
+def _check_data(data: DataConfig) -> None:
+    if data.name is DataName.folder and data.root is None:
+        raise UserError("set data.root=...")
+    if data.name is DataName.fashion and data.root is not None:
+        raise UserError(f"data.root={data.root}: goes with data=folder; data=fashion has its own images")
+    if data.root is None:
+        return
+    if not Path(data.root).exists():
+        raise UserError(f"data.root={data.root}: no such folder")
+    if not Path(data.root).is_dir():
+        raise UserError(f"data.root={data.root}: is a file; takes a folder of images")
+
+
+def _check_channels(cfg: TrainConfig) -> None:
+    for key, numbers in {"data.mean": cfg.data.mean, "data.std": cfg.data.std}.items():
+        if len(numbers) != cfg.model.in_chans:
+            wanted = f"one number for each of model.in_chans={cfg.model.in_chans} channels"
+            raise _refusal(key, numbers, wanted)
+
+
+def _check_batch(cfg: TrainConfig) -> None:
+    batch, parts, lane = cfg.data.batch_size, cfg.optim.accumulate, cfg.data.lane
+    if batch % parts:
+        wanted = f"a divisor of data.batch_size={batch}: {_divisors(batch, parts)}"
+        raise _refusal("optim.accumulate", parts, wanted)
+    micro = batch // parts
+    if micro % lane:
+        split = f"data.batch_size={batch}" + (f" / optim.accumulate={parts}" if parts > 1 else "")
+        wanted = f"a divisor of the {micro} images of a pass ({split}): {_divisors(micro, lane)}"
+        raise _refusal("data.lane", lane, wanted)
+
+
+def _divisors(number: int, near: int) -> str:
+    """The twelve divisors of `number` that lie nearest to what was asked for, in words."""
+    every = (n for n in range(1, number + 1) if number % n == 0)
+    return any_of([str(n) for n in sorted(sorted(every, key=lambda n: abs(n - near))[:12])])
+
+
+def _check_augment(augment: AugmentConfig, lane: int) -> None:
+    for key, pair in {"augment.crop_scale": augment.crop_scale, "augment.crop_ratio": augment.crop_ratio}.items():
+        if len(pair) != 2 or pair[0] > pair[1]:
+            raise _refusal(key, pair, "[smallest,largest]")
+    if lane == 1 and (augment.mixup_alpha > 0 or augment.cutmix_alpha > 0):
+        raise _refusal("data.lane", lane, "2 or more with mixup or cutmix: images mix inside a lane")
+
+
+def _check_optim(optim: OptimConfig) -> None:
+    if len(optim.betas) not in (2, 3):
+        raise _refusal("optim.betas", optim.betas, "two numbers, three for optimisers such as adan")
+
+
+def peak_lr(optim: OptimConfig, batch_size: int) -> float:
+    """Learning rate after warm-up: `optim.lr`, scaled by the batch where `optim.lr_batch_size` says so."""
+    return optim.lr if optim.lr_batch_size is None else optim.lr * batch_size / optim.lr_batch_size
+
+
+def _check_schedule(cfg: TrainConfig) -> None:
+    schedule: ScheduleConfig = cfg.schedule
+    if schedule.warmup_epochs >= schedule.epochs:
+        raise _refusal("schedule.warmup_epochs", schedule.warmup_epochs, f"less than schedule.epochs={schedule.epochs}")
+    ends = {"schedule.min_lr": schedule.name == "cosine", "schedule.warmup_lr": schedule.warmup_epochs > 0}
+    peak = peak_lr(cfg.optim, cfg.data.batch_size)
+    for key, matters in ends.items():
+        value = _get(cfg, key)
+        assert isinstance(value, float)
+        if matters and value > peak:
+            raise _refusal(key, value, f"at most the peak learning rate, {peak:g}")
+
+
+def _check_device(device: Device, backend: Backend) -> None:
+    if (device, backend) in ((Device.cpu, Backend.cuda), (Device.cuda, Backend.cpu)):
+        raise _refusal("ops.backend", backend, f"auto, reference or {device.name} with device={device.name}")

@@ -1,0 +1,45 @@
+"""What `vim-eval` evaluates: a run's own configuration, with what the command changes."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from vim_train.config.checks import check_train
+from vim_train.config.compose import load_config
+from vim_train.config.errors import UserError
+from vim_train.config.schema import DataConfig, DataName, EvalCommand, EvalDataConfig, TrainConfig
+
+
+def find_run(checkpoint: str | Path) -> Path:
+    """Folder of the run that a checkpoint belongs to: the nearest one upwards that holds a config.yaml.
+
+    Raises:
+        UserError: none, up to runs/NAME from runs/NAME/checkpoints/STEP/model.safetensors.
+    """
+    here = Path(checkpoint).absolute()
+    for folder in (here, *here.parents[:3]):
+        if (folder / "config.yaml").is_file():
+            return folder
+    raise UserError(f"checkpoint={checkpoint}: no config.yaml there or above; takes a run's folder or what lies in it")
+
+
+def run_config(command: EvalCommand) -> TrainConfig:
+    """Configuration to evaluate with: model and data as the run saved them, unless the command says otherwise.
+
+    Raises:
+        UserError: no saved configuration, or one that the command makes invalid.
+    """
+    saved = load_config(find_run(command.checkpoint))
+    model = replace(saved.model, checkpoint=None)
+    cfg = replace(saved, model=model, data=_data(saved.data, command.data))
+    cfg = replace(cfg, device=command.device, precision=command.precision, ops=command.ops, debug=command.debug)
+    check_train(cfg)
+    return cfg
+
+
+def _data(saved: DataConfig, wanted: EvalDataConfig) -> DataConfig:
+    changes = {key: value for key, value in asdict(wanted).items() if value is not None}
+    if "root" in changes:
+        changes.setdefault("name", DataName.folder)
+    elif changes.get("name", saved.name) is not saved.name:
+        changes["root"] = None
+    return replace(saved, **changes)

@@ -1,0 +1,213 @@
+"""The configuration explained: --help, --help KEY and docs/config.md, all from the schema and conf/."""
+
+import shutil
+import textwrap
+from collections.abc import Callable, Iterable, Iterator
+
+from vim_train.config.checks import accepts
+from vim_train.config.compose import Plain, compose_plain
+from vim_train.config.errors import UserError
+from vim_train.config.files import groups, options, summary
+from vim_train.config.keys import Key, any_of, schema_keys, schema_sections, suggest
+from vim_train.config.schema import EvalCommand, ExportCommand, TrainConfig
+
+TRAIN = """\
+vim-train: trains Vision Mamba on images; without arguments, on images it brings
+
+  vim-train [recipe=NAME] [group=OPTION ...] [key=value ...]
+
+  vim-train                                           minutes on two CPU cores
+  vim-train data=folder data.root=DIR model=vim_tiny  on images of your own
+  vim-train recipe=vim_tiny data.root=DIR             the published ImageNet run
+  vim-train -m optim.lr=1e-3,3e-3                     a sweep, run after run
+
+Recipes
+{recipes}
+Groups
+{groups}
+Keys used most (vim-train --help KEY or GROUP explains; all: docs/config.md)
+{keys}
+Flags
+  --cfg job --resolve   print the configuration instead of training
+  --config-dir DIR      recipes and options of your own, DIR/recipe/NAME.yaml
+  -m                    sweep over values with commas between them
+  -sc install=bash      tab completion: eval "$(vim-train -sc install=bash)"
+  --version"""
+
+EVAL = """\
+vim-eval: metrics of a checkpoint on its run's validation images, or on others
+
+  vim-eval checkpoint=runs/NAME [key=value ...]
+
+  vim-eval checkpoint=runs/quickstart
+  vim-eval checkpoint=runs/quickstart/checkpoints/best weights=ema
+  vim-eval checkpoint=runs/vim_tiny data.root=DIR json=metrics.json
+
+Keys (vim-eval --help KEY explains)
+{keys}"""
+
+EXPORT = """\
+vim-data export: writes a data set out as an image folder
+
+  vim-data export data=fashion out=DIR
+
+Keys
+{keys}"""
+
+USED_MOST = """data.root, data.img_size, data.batch_size, data.workers, optim.lr, optim.accumulate, schedule.epochs,
+precision.amp, device, seed, run.name, logger.wandb.mode"""
+
+
+def train_help(arguments: list[str]) -> str:
+    """Text of `vim-train [key=value ...] --help [KEY ...]`.
+
+    Raises:
+        UserError: no such key.
+    """
+    if arguments:
+        return _explained(arguments, TrainConfig, "train")
+    keys = textwrap.fill(USED_MOST, 80, initial_indent="  ", subsequent_indent="  ")
+    recipes = "\n".join(_fit(f"  {name:<12}{summary('recipe', name)}") for name in options("recipe"))
+    lines = [f"  {group:<12}{', '.join(options(group))}" for group in groups() if group != "recipe"]
+    return TRAIN.format(recipes=recipes, groups="\n".join(map(_fit, lines)), keys=keys)
+
+
+def eval_help(arguments: list[str]) -> str:
+    """Text of `vim-eval --help [KEY ...]`.
+
+    Raises:
+        UserError: no such key.
+    """
+    return _explained(arguments, EvalCommand, "eval") if arguments else EVAL.format(keys=_listed(EvalCommand))
+
+
+def export_help(arguments: list[str]) -> str:
+    """Text of `vim-data export --help [KEY ...]`.
+
+    Raises:
+        UserError: no such key.
+    """
+    names = ("out", "data.name", "data.root", "data.val_fraction")
+    if arguments:
+        return _explained(arguments, ExportCommand, "export")
+    return EXPORT.format(keys=_listed(ExportCommand, names))
+
+
+def _fit(line: str, width: int = 80) -> str:
+    return line if len(line) <= width else line[: width - 4].rstrip() + " ..."
+
+
+def _listed(schema: type, names: Iterable[str] | None = None) -> str:
+    keys = schema_keys(schema)
+    lines = (textwrap.fill(f"{name:<22}{keys[name].doc}", 78, subsequent_indent=" " * 22) for name in names or keys)
+    return textwrap.indent("\n".join(lines), "  ")
+
+
+def _explained(arguments: list[str], schema: type, config: str) -> str:
+    """Each key or group among the arguments, with its values under the overrides among them."""
+    overrides = [item for item in arguments if "=" in item]
+    wanted = [item for item in arguments if "=" not in item]
+    plain = compose_plain(config, schema, overrides)
+
+    def value_of(name: str) -> str:
+        return show(value_at(plain, name))
+
+    return "\n\n".join("\n".join(_explain(name, schema, value_of)) for name in wanted or schema_sections(schema))
+
+
+def _explain(name: str, schema: type, value_of: Callable[[str], str]) -> Iterator[str]:
+    keys = schema_keys(schema)
+    width = min(shutil.get_terminal_size().columns, 100)
+    has_options = schema is TrainConfig and name in groups()
+    inside = [key for key in keys if key.startswith(f"{name}.")]
+    if name not in keys and not inside and not has_options:
+        near = suggest(name, [*keys, *schema_sections(schema), *groups()])
+        raise UserError(f"unknown key {name}" + (f"; did you mean {any_of(near)}?" if near else ""))
+    if has_options:
+        yield f"{name}=OPTION"
+        for option in options(name):
+            yield f"  {option:<15}{summary(name, option)}".rstrip()
+    for key in [name] if name in keys else inside:
+        yield f"{key}={value_of(key)}"
+        yield textwrap.fill(keys[key].doc, width, initial_indent="  ", subsequent_indent="  ")
+        yield f"  Takes {accepts(keys[key])}."
+
+
+def value_at(plain: Plain, name: str) -> object:
+    """Value of a key, by its full name."""
+    node: object = plain
+    for part in name.split("."):
+        assert isinstance(node, dict)
+        node = node[part]
+    return node
+
+
+def show(value: object) -> str:
+    """A plain value as it is typed on the command line; ... where it has to be given."""
+    if isinstance(value, list):
+        return f"[{','.join(map(show, value))}]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "null" if value is None else "..." if value == "???" else str(value)
+
+
+PAGE = """\
+# Configuration
+
+Written by `python -m vim_train.config.reference > docs/config.md` from vim_train/config/schema.py and conf/.
+
+A run is described by groups of keys. `group=option` picks a file of conf/, `key=value` sets one key, and a recipe sets
+many at once: `vim-train recipe=vim_tiny data.root=DIR optim.lr=1e-3`. Later wins: groups, then the recipe, then single
+keys of the command line. `vim-train --cfg job --resolve` prints the result, `vim-train --help KEY` explains a key.
+
+A recipe of your own is a file DIR/recipe/NAME.yaml whose first line is `# @package _global_`; use it with
+`vim-train --config-dir DIR recipe=NAME`.
+
+## Recipes
+
+| recipe | |
+|---|---|
+{recipes}
+
+## vim-train
+
+The value is that of the groups' defaults, before a recipe.
+
+{train}
+## vim-eval
+
+{evaluate}
+## vim-data export
+
+`out`: {out} The keys of `data` are those of vim-train.
+"""
+
+
+def page() -> str:
+    """docs/config.md."""
+    recipes = "\n".join(f"| `{name}` | {summary('recipe', name)} |" for name in options("recipe"))
+    plain = compose_plain("train", TrainConfig, ["~recipe"])
+    train = "\n".join(_tables(TrainConfig, plain))
+    evaluate = "\n".join(_tables(EvalCommand, compose_plain("eval", EvalCommand, [])))
+    return PAGE.format(recipes=recipes, train=train, evaluate=evaluate, out=schema_keys(ExportCommand)["out"].doc)
+
+
+def _tables(schema: type, plain: Plain) -> Iterator[str]:
+    by_section: dict[str, list[Key]] = {}
+    for key in schema_keys(schema).values():
+        by_section.setdefault(key.name.rpartition(".")[0], []).append(key)
+    for section, keys in by_section.items():
+        yield f"### {section or 'No group'}\n"
+        if schema is TrainConfig and section in groups():
+            yield f"Options: {', '.join(f'`{section}={option}`' for option in options(section))}\n"
+        yield "| key | value | takes | |\n|---|---|---|---|"
+        for key in keys:
+            value = show(value_at(plain, key.name))
+            yield f"| `{key.name}` | `{value}` | {accepts(key)} | {key.doc.replace('|', '/')} |"
+        yield ""
+
+
+if __name__ == "__main__":
+    print(page(), end="")

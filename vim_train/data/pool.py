@@ -1,0 +1,174 @@
+"""Requests in, answers out in the same order, from worker processes or from this one.
+
+torch's DataLoader does the work. Around it: workers that signals to the process group do not kill, a death or a hang
+told in one line that names the file, and no draw from anybody's generator.
+"""
+
+import multiprocessing
+import os
+import re
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, get_worker_info
+
+from vim_train.data.fetch import Fetch, Fetched, Request
+
+TIMEOUT_S = 600.0
+"""A worker that answers nothing for so long hangs."""
+_POLL_S = 5.0
+_PID, _READING = 0, 1
+
+
+class Pool:
+    """Answers `requests` once an iteration.
+
+    Args:
+        fetch: answers one request.
+        requests: read a few ahead of what has been asked for.
+        workers: processes; 0: this one.
+        pin_memory: put the answers in page-locked memory, for copies to a GPU.
+        persistent: keep the workers after an iteration, for the next; `close` ends them.
+        timeout_s: patience with a silent worker, in seconds.
+
+    Raises (while iterating):
+        RuntimeError: one line, if a worker died, hangs, or found no shared memory.
+    """
+
+    def __init__(
+        self,
+        fetch: Fetch,
+        requests: Iterable[Request],
+        workers: int,
+        *,
+        pin_memory: bool = False,
+        persistent: bool = False,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        self.wait_s = 0.0
+        """Seconds spent waiting for answers so far."""
+        self._source = fetch.source
+        self._workers = workers
+        self._persistent = persistent and workers > 0
+        self._timeout_s = timeout_s
+        self._board = torch.full((max(workers, 1), 2), -1, dtype=torch.int64).share_memory_()
+        """One row a worker: its process id and the index it is reading."""
+        self._iterator: Iterator[Fetched] | None = None
+        self._loader: DataLoader[Fetched] = DataLoader(
+            fetch,
+            sampler=requests,
+            batch_size=None,
+            collate_fn=_unchanged,
+            num_workers=workers,
+            pin_memory=pin_memory,
+            persistent_workers=self._persistent,
+            timeout=min(_POLL_S, timeout_s) if workers else 0,
+            worker_init_fn=partial(_start_worker, self._board),
+            multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
+            generator=torch.Generator(),  # else every iteration draws from the global one
+        )
+
+    def __iter__(self) -> Iterator[Fetched]:
+        self._iterator = iterator = self._start()
+        try:
+            while True:
+                began = time.perf_counter()
+                try:
+                    fetched = self._next(iterator)
+                except StopIteration:
+                    return
+                finally:
+                    self.wait_s += time.perf_counter() - began
+                yield fetched
+        finally:
+            if not self._persistent:
+                self.close()
+
+    def close(self) -> None:
+        """End the workers."""
+        iterator, self._iterator = self._iterator, None
+        if self._workers and iterator is not None:
+            # Dropping the iterator does the same, but a traceback may hold it.
+            iterator._shutdown_workers()  # type: ignore[attr-defined]
+            self._kill_workers()
+        self._loader._iterator = None
+
+    def _start(self) -> Iterator[Fetched]:
+        handler = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
+        with warnings.catch_warnings():
+            # More workers than cores is the user's decision; forking beside threads is safe for what workers do.
+            warnings.simplefilter("ignore")
+            iterator: Iterator[Fetched] = iter(self._loader)
+        # torch makes SIGCHLD raise wherever the program happens to be. _next finds a dead worker, between two steps.
+        if handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGCHLD, handler)
+        return iterator
+
+    def _next(self, iterator: Iterator[Fetched]) -> Fetched:
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            try:
+                return next(iterator)
+            except RuntimeError as error:
+                text = str(error)
+                if "timed out after" in text and time.monotonic() < deadline:
+                    continue
+                message = self._explain(text)
+                if message is None:
+                    raise
+            self._kill_workers()
+            raise RuntimeError(message)
+
+    def _explain(self, text: str) -> str | None:
+        if "timed out after" in text:
+            return f"the data workers gave nothing for {self._timeout_s:.0f} s; they are at {self._reading()}"
+        if "exited unexpectedly" in text:
+            pids = re.findall(r"\d+", text)
+            dead = [row for row, (pid, _) in enumerate(self._board.tolist()) if str(pid) in pids]
+            return (
+                f"a data worker died (out of memory?) at {self._reading(dead)}; fewer data.workers need less memory, "
+                "data.workers=0 shows what it dies of"
+            )
+        if "shared memory" in text or "shm" in text:
+            return (
+                "no shared memory left for the data workers (/dev/shm): take fewer data.workers, a smaller batch, "
+                "or give the container more (--ipc=host, --shm-size)"
+            )
+        return None
+
+    def _reading(self, rows: list[int] | None = None) -> str:
+        board = self._board.tolist()
+        chosen = [board[row] for row in rows] if rows else board
+        names = [self._source.name(index) for _, index in chosen if index >= 0]
+        return ", ".join(dict.fromkeys(names)) or "no image"
+
+    def _kill_workers(self) -> None:
+        """Workers ignore SIGTERM, and those that hang whatever else."""
+        pids = {pid for pid, _ in self._board.tolist()}
+        for child in multiprocessing.active_children():
+            if child.pid in pids:
+                child.kill()
+                child.join()
+
+
+def _unchanged(fetched: Any) -> Any:
+    return fetched
+
+
+def _start_worker(board: torch.Tensor, worker: int) -> None:
+    """Signals to the process group are for the training process, which finishes its step with our help."""
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    torch.set_num_threads(1)
+    board[worker, _PID] = os.getpid()
+    info = get_worker_info()
+    if info is not None:
+        info.dataset.reading = board[worker, _READING:].numpy()  # type: ignore[attr-defined]

@@ -1,0 +1,184 @@
+"""Batches for training and evaluation."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from vim_train.config.errors import UserError
+from vim_train.config.schema import BadImages, TrainConfig
+from vim_train.data.batch import BadRecord, Batch
+from vim_train.data.checks import check_batches, check_input
+from vim_train.data.decode import Mode
+from vim_train.data.fetch import Bad, Fetch, Fetched, Request
+from vim_train.data.mixing import Mix
+from vim_train.data.order import Stream, epoch_order, position_keys, sample_index
+from vim_train.data.pool import TIMEOUT_S, Pool
+from vim_train.data.sources import Source
+from vim_train.data.transforms import Erase, Normalize, eval_transform, train_transform
+
+
+class TrainStream:
+    """Training images by global step: a function of configuration and step, whatever came before and whoever loads.
+
+    Step k holds the positions [i G, (i + 1) G) of epoch k // steps_per_epoch, where i = k % steps_per_epoch and
+    G = data.batch_size.
+
+    Raises:
+        UserError: batch, accumulation, lane, channels or policy do not fit; later, an image cannot be decoded.
+        RuntimeError: later, a worker died or hangs.
+    """
+
+    def __init__(
+        self, source: Source, cfg: TrainConfig, num_classes: int, device: torch.device, *, timeout_s: float = TIMEOUT_S
+    ) -> None:
+        check_input(cfg)
+        check_batches(cfg, len(source))
+        self._source, self._cfg, self._device, self._timeout_s = source, cfg, device, timeout_s
+        skip = cfg.data.bad_images is BadImages.skip
+        self._fetch = Fetch(
+            source,
+            train_transform(cfg.data, cfg.augment),
+            _mode(cfg),
+            cfg.data.img_size,
+            cfg.seed,
+            # One more than the limit ends the run anyway.
+            replacements=cfg.data.bad_images_max + 1 if skip else 0,
+        )
+        self._normalize = Normalize(cfg.data.mean, cfg.data.std, device)
+        self._erase = Erase(cfg.augment) if cfg.augment.erase_prob > 0 else None
+        self._mix = Mix(cfg.augment, cfg.seed, cfg.data.lane, num_classes, cfg.task.label_smoothing)
+        self._bad: dict[str, BadRecord] = {}
+        self._pool: Pool | None = None
+        self._waited_s = 0.0
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches an epoch; what is left over differs from epoch to epoch."""
+        return len(self._source) // self._cfg.data.batch_size
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds spent waiting for images so far."""
+        return self._waited_s + (self._pool.wait_s if self._pool else 0.0)
+
+    @property
+    def bad_images(self) -> list[BadRecord]:
+        """Images that could not be decoded and were replaced so far, one record a path."""
+        return list(self._bad.values())
+
+    def batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
+        """Micro-batches of the steps [first_step, last_step), optim.accumulate of them a step, in order of position."""
+        self.close()
+        self._pool = pool = Pool(
+            self._fetch,
+            self._requests(first_step, last_step),
+            self._cfg.data.workers,
+            pin_memory=self._device.type == "cuda",
+            timeout_s=self._timeout_s,
+        )
+        try:
+            for fetched in pool:
+                yield self._finish(fetched)
+        finally:
+            pool.close()
+
+    def close(self) -> None:
+        """End the workers of an iteration that was left before its end."""
+        if self._pool is not None:
+            self._waited_s += self._pool.wait_s
+            self._pool.close()
+            self._pool = None
+
+    def _requests(self, first_step: int, last_step: int) -> Iterator[Request]:
+        data, spe = self._cfg.data, self.steps_per_epoch
+        micro = data.batch_size // self._cfg.optim.accumulate
+        epoch, order = -1, np.empty(0, dtype=np.int64)
+        for step in range(first_step, last_step):
+            if step // spe != epoch:
+                epoch = step // spe
+                order = epoch_order(self._cfg.seed, epoch, len(self._source))
+            start = step % spe * data.batch_size
+            for first in range(start, start + data.batch_size, micro):
+                positions = np.arange(first, first + micro, dtype=np.int64)
+                yield Request(epoch, positions, sample_index(order, positions, data.repeats))
+
+    def _finish(self, fetched: Fetched) -> Batch:
+        epoch, positions, indices = fetched.request
+        self._record(fetched.bad)
+        if fetched.images is None:
+            if self._cfg.data.bad_images is BadImages.skip:
+                more = "and none that was tried of its class can replace it"
+            else:
+                more = "data.bad_images=skip replaces such images"
+            raise UserError(f"training {_undecodable(self._source, fetched.bad[-1])}; {more}")
+        images = self._normalize(fetched.images)
+        if self._erase is not None:
+            self._erase(images, position_keys(self._cfg.seed, Stream.ERASE, epoch, positions))
+        labels = torch.from_numpy(self._source.labels[indices]).to(self._device, non_blocking=True)
+        targets = self._mix(images, labels, epoch, positions)
+        return Batch(images, targets, labels, epoch, positions)
+
+    def _record(self, bad: list[Bad]) -> None:
+        limit = self._cfg.data.bad_images_max
+        if self._cfg.data.bad_images is not BadImages.skip:
+            return
+        for index, path, reason in bad:
+            class_name = self._source.classes[self._source.labels[index]]
+            record = self._bad.setdefault(path, BadRecord(path, class_name, reason, 0))
+            record.count += 1
+            if len(self._bad) > limit:
+                count = f"more than data.bad_images_max={limit} training images"
+                raise UserError(f"{count} cannot be decoded; the last: {path}: {reason}")
+
+
+class EvalStream:
+    """Every image of `source` once an iteration, in order, in batches of data.eval_batch_size, the last one shorter.
+
+    Raises:
+        UserError: channels do not fit; while iterating, an image cannot be decoded.
+        RuntimeError: while iterating, a worker died or hangs.
+    """
+
+    def __init__(self, source: Source, cfg: TrainConfig, device: torch.device, *, timeout_s: float = TIMEOUT_S) -> None:
+        check_input(cfg)
+        self._source, self._device = source, device
+        fetch = Fetch(source, eval_transform(cfg.data), _mode(cfg), cfg.data.img_size, seed=None, replacements=0)
+        self._normalize = Normalize(cfg.data.mean, cfg.data.std, device)
+        size = cfg.data.eval_batch_size
+        whole = np.arange(len(source), dtype=np.int64)
+        self._requests = [Request(0, whole[i : i + size], whole[i : i + size]) for i in range(0, len(source), size)]
+        self._pool = Pool(
+            fetch,
+            self._requests,
+            min(cfg.data.workers, len(self._requests)),
+            pin_memory=device.type == "cuda",
+            persistent=True,
+            timeout_s=timeout_s,
+        )
+
+    def __len__(self) -> int:
+        """Batches an iteration."""
+        return len(self._requests)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for fetched in self._pool:
+            if fetched.images is None:
+                raise UserError(f"evaluation {_undecodable(self._source, fetched.bad[-1])}")
+            epoch, positions, indices = fetched.request
+            images = self._normalize(fetched.images)
+            labels = torch.from_numpy(self._source.labels[indices]).to(self._device, non_blocking=True)
+            yield Batch(images, labels, labels, epoch, positions)
+
+    def close(self) -> None:
+        """End the workers."""
+        self._pool.close()
+
+
+def _mode(cfg: TrainConfig) -> Mode:
+    return "L" if cfg.model.in_chans == 1 else "RGB"
+
+
+def _undecodable(source: Source, bad: Bad) -> str:
+    class_name = source.classes[source.labels[bad.source_index]]
+    return f"image {bad.path} (class {class_name}) cannot be decoded: {bad.reason}"

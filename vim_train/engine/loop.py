@@ -1,0 +1,197 @@
+"""The training loop, top to bottom."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic
+
+import torch
+from torch import Tensor
+
+from vim_train.config.durations import to_steps
+from vim_train.config.schema import NonFinite, TrainConfig
+from vim_train.engine import checkpoint
+from vim_train.engine.checkpoint import CheckpointError
+from vim_train.engine.evaluation import evaluate
+from vim_train.engine.meter import Meter, memory_mb
+from vim_train.engine.optim import create_optimizer, set_lr
+from vim_train.engine.precision import set_precision
+from vim_train.engine.reporter import Reporter
+from vim_train.engine.schedule import Schedule
+from vim_train.engine.state import DivergedError, TrainState, Window, create_ema, global_norm
+from vim_train.engine.stopping import StopRequest
+from vim_train.engine.task import B, Task
+
+
+@dataclass
+class Trainer(Generic[B]):
+    """One run: build, then `restore` where there is a checkpoint, then `train`."""
+
+    cfg: TrainConfig
+    task: Task[B]
+    schedule: Schedule
+    device: torch.device
+    run_dir: Path
+    meta: dict[str, Any]
+    report: Reporter
+    stop: StopRequest
+
+    def __post_init__(self) -> None:
+        cfg, model = self.cfg, self.task.model
+        self.state = TrainState(
+            model,
+            create_optimizer(model, cfg.optim, self.schedule.peak),
+            set_precision(cfg.precision.amp, self.device),
+            create_ema(model, cfg.ema),
+        )
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.total_steps = self.schedule.total_steps
+        self.last_metrics: dict[str, float] = {}
+
+    def restore(self, loaded: checkpoint.Loaded) -> None:
+        self.state.restore(loaded)
+        self.report.load_state(loaded.state["report"])
+
+    def train(self) -> dict[str, float]:
+        """Train to the end, or until a stop is asked for; returns the last evaluation's metrics."""
+        cfg, state, counters, total = self.cfg, self.state, self.state.counters, self.total_steps
+        every = {"log": cfg.logger.every, "eval": cfg.eval.every, "save": cfg.checkpoint.every}
+        interval = {what: self._steps(text) for what, text in every.items()}
+        meter = Meter()
+
+        def due(what: str) -> bool:
+            return counters.step == total or counters.step % interval[what] == 0
+
+        self.report.start_training(total, self.schedule.steps_per_epoch, counters.step)
+        if counters.step > 0 and due("eval") and counters.evaluated_step != counters.step:
+            self._evaluate()  # the stop that made this checkpoint came before or during the evaluation
+
+        batches = self.task.train_batches(counters.step, total)
+        state.model.train()
+        stopping = False
+        while counters.step < total and not stopping:
+            lr = self.schedule.lr(counters.step)
+            loss, images = self._step(batches, lr)
+            counters.step += 1
+
+            meter.update(images, self.task.data_wait())
+            self.report.progress(counters.step, loss, lr, meter.images_per_s, meter.data_wait, memory_mb(self.device))
+            if due("log"):
+                self._log(lr, meter)
+            meter.pause()
+            improved = due("eval") and self._evaluate()
+            stopping = self.stop.caught is not None
+            if due("save") or improved or stopping:
+                self._save(improved)
+            meter.resume()
+        return self.last_metrics
+
+    def _step(self, batches: Iterator[B], lr: float) -> tuple[float, int]:
+        """Forward, backward and update over one global batch; returns loss and images."""
+        optim, state, scaler = self.cfg.optim, self.state, self.state.precision.scaler
+        total_loss = torch.zeros((), device=self.device)
+        images = 0
+        for _ in range(optim.accumulate):
+            batch = next(batches)
+            with state.precision.autocast():
+                loss = self.task.loss(state.model, batch) / optim.accumulate
+            scaler.scale(loss).backward()
+            total_loss += loss.detach()
+            images += len(batch.images)
+
+        scaler.unscale_(state.optimizer)
+        norm = global_norm(self.parameters)
+        loss_value, norm_value = self._read(total_loss, norm)  # the step's only host synchronisation
+        if self._finite(loss_value, norm_value):
+            if optim.grad_clip_norm is not None:
+                torch.nn.utils.clip_grads_with_norm_(self.parameters, optim.grad_clip_norm, norm)
+            set_lr(state.optimizer, lr)
+            scaler.step(state.optimizer)
+            if math.isfinite(norm_value):  # else the scaler has skipped the update and will lower its scale
+                state.update_ema(self.cfg.ema.warmup)
+                state.window.add(loss_value, norm_value)
+        scaler.update()
+        state.optimizer.zero_grad(set_to_none=True)
+        return loss_value, images
+
+    @staticmethod
+    def _read(*scalars: Tensor) -> list[float]:
+        return torch.stack([scalar.float() for scalar in scalars]).tolist()
+
+    def _finite(self, loss: float, norm: float) -> bool:
+        """Whether to take the update; applies the policy where loss or gradient is not finite.
+
+        Raises:
+            DivergedError: the policy is to stop, or too many updates in a row were skipped.
+        """
+        optim, counters = self.cfg.optim, self.state.counters
+        scaled = self.state.precision.scaler.is_enabled()
+        if math.isfinite(loss) and (math.isfinite(norm) or scaled):
+            counters.skipped_in_a_row = 0
+            return True
+        counters.skipped += 1
+        counters.skipped_in_a_row += 1
+        step, epoch = counters.step, counters.step // self.schedule.steps_per_epoch
+        text = f"loss {loss:.4g} and gradient norm {norm:.4g} at step {step} (epoch {epoch})"
+        if optim.non_finite is NonFinite.stop:
+            raise DivergedError(
+                f"{text}: no update was made; lower optim.lr, set optim.grad_clip_norm, or optim.non_finite=skip"
+            )
+        if counters.skipped_in_a_row >= optim.non_finite_max:
+            raise DivergedError(f"{text}: {counters.skipped_in_a_row} updates in a row were skipped")
+        self.report.event(step, f"update skipped: {text}", skipped=counters.skipped)
+        return False
+
+    def _log(self, lr: float, meter: Meter) -> None:
+        speed = {"train/images_per_s": meter.images_per_s, "train/data_wait": meter.data_wait}
+        metrics = {**self.state.window.means(), "train/lr": lr, **speed}
+        self.report.train(self.state.counters.step, self._epoch(), metrics)
+        self.state.window = Window()
+
+    def _evaluate(self) -> bool:
+        """Evaluate raw and averaged weights; True if either is the best so far. A stop request cuts it short."""
+        state, counters = self.state, self.state.counters
+        self.report.phase("evaluating")
+        metrics: dict[str, float] = {}
+        models = {"eval": state.model} | ({} if state.ema is None else {"ema": state.ema.module})
+        for prefix, model in models.items():
+            found = evaluate(self.task, model, state.precision, lambda: self.stop.caught is not None)
+            if found is None:
+                return False
+            metrics |= {f"{prefix}/{name}": value for name, value in found.items()}
+        counters.evaluated_step = counters.step
+        self.last_metrics = metrics
+        self.report.eval(counters.step, self._epoch(), metrics)
+        score = max(metrics[f"{prefix}/{self.task.headline}"] for prefix in models)
+        if counters.best is not None and score <= counters.best:
+            return False
+        counters.best, counters.best_step = score, counters.step
+        return True
+
+    def _save(self, best: bool) -> None:
+        """Save; a failure is reported and training goes on, except where nothing comes after.
+
+        Raises:
+            CheckpointError: the save at the end, or before leaving, failed.
+        """
+        counters, cfg = self.state.counters, self.cfg
+        self.report.phase("saving")
+        model, ema = self.state.weights()
+        state = self.state.rest() | {"report": self.report.state()}
+        meta = self.meta | {"epoch": self._epoch(), "metrics": self.last_metrics}
+        try:
+            checkpoint.save(
+                self.run_dir, counters.step, model=model, ema=ema, state=state, meta=meta,
+                keep=cfg.checkpoint.keep, best=best,
+            )  # fmt: skip
+        except CheckpointError as error:
+            if counters.step == self.total_steps or self.stop.caught is not None:
+                raise
+            self.report.event(counters.step, f"not saved: {error}")
+
+    def _epoch(self) -> int:
+        return self.state.counters.step // self.schedule.steps_per_epoch
+
+    def _steps(self, text: str) -> int:
+        return to_steps(text, self.schedule.steps_per_epoch, self.cfg.data.batch_size)

@@ -1,0 +1,43 @@
+"""Process-wide settings of torch, made once before anything is built."""
+
+import os
+
+import torch
+
+from vim_train import ops
+from vim_train.config.errors import UserError
+from vim_train.config.schema import Determinism, Device, OpsConfig
+
+
+def choose_device(wanted: Device) -> torch.device:
+    """The GPU if there is one and it is not ruled out.
+
+    Raises:
+        UserError: `device=cuda` without a usable GPU.
+    """
+    if wanted is Device.cpu:
+        return torch.device("cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda", 0)
+    if wanted is Device.cuda:
+        raise UserError("device=cuda: torch sees no usable GPU here; take device=auto or device=cpu")
+    return torch.device("cpu")
+
+
+def configure_torch(cfg: OpsConfig, determinism: Determinism) -> None:
+    """Threads, scan backend and determinism.
+
+    Raises:
+        UserError: a backend that is not available.
+    """
+    if cfg.threads is not None:
+        torch.set_num_threads(cfg.threads)
+    try:
+        ops.set_backend(cfg.backend.value)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"ops.backend={cfg.backend.value}: {error}") from error
+    exact = determinism is Determinism.exact
+    if exact:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(exact)
+    torch.backends.cudnn.benchmark = not exact

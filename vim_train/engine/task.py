@@ -1,0 +1,48 @@
+"""What the loop needs of a task, and nothing more."""
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol, TypeVar
+
+from torch import Tensor, nn
+
+
+class Batch(Protocol):
+    """A micro-batch; the loop only counts its images and passes it back to the task."""
+
+    @property
+    def images(self) -> Tensor:
+        """(B, C, H, W) on the compute device."""
+
+
+B = TypeVar("B", bound=Batch)
+
+
+class Metrics(Protocol[B]):
+    """How a model is evaluated."""
+
+    def eval_batches(self) -> Iterable[B]:
+        """Every validation image exactly once."""
+
+    def eval_counts(self, model: nn.Module, batch: B) -> Tensor:
+        """Sums over the batch, (K,) float64: they are added up over batches, then given to `eval_metrics`."""
+
+    def eval_metrics(self, counts: Tensor) -> dict[str, float]:
+        """Metrics from summed counts; keys without the eval/ or ema/ prefix."""
+
+
+class Task(Metrics[B], Protocol[B]):
+    """A model with the data, loss and metrics that belong to it."""
+
+    model: nn.Module
+    steps_per_epoch: int
+    headline: str
+    """The evaluation metric by which `best` is chosen; higher is better."""
+
+    def train_batches(self, first_step: int, last_step: int) -> Iterator[B]:
+        """Micro-batches of steps [first_step, last_step), in order, `optim.accumulate` a step."""
+
+    def loss(self, model: nn.Module, batch: B) -> Tensor:
+        """Mean loss of a micro-batch, a scalar."""
+
+    def data_wait(self) -> float:
+        """Seconds spent waiting for data since the start."""

@@ -1,0 +1,1 @@
+"""Which data, model, loss and metrics belong together."""

@@ -1,0 +1,46 @@
+"""Models by name, through timm's registry."""
+
+from dataclasses import asdict
+from enum import Enum
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+import vim_train.models  # noqa: F401  (registers the Vim variants)
+from vim_train.config.errors import UserError
+from vim_train.config.schema import ModelConfig, TrainConfig
+
+NOT_ARGUMENTS = ("name", "checkpoint", "drop_path_rate", "in_chans")
+
+
+def build_model(cfg: TrainConfig, num_classes: int) -> nn.Module:
+    """The named model for `num_classes` classes at `data.img_size`, initialised from `seed`.
+
+    Raises:
+        UserError: unknown name, or a size or option that the model refuses.
+    """
+    name = cfg.model.name
+    if not timm.is_model(name):
+        close = timm.list_models(f"{name.split('_')[0]}*")[:8]
+        known = ", ".join(close or timm.list_models("vim_*"))
+        raise UserError(f"model.name={name}: no such model; try one of {known}")
+    torch.manual_seed(cfg.seed)
+    try:
+        return timm.create_model(
+            name,
+            num_classes=num_classes,
+            in_chans=cfg.model.in_chans,
+            img_size=cfg.data.img_size,
+            drop_path_rate=cfg.model.drop_path_rate,
+            **architecture(cfg.model),
+        )
+    except (ValueError, TypeError, AssertionError) as error:
+        raise UserError(f"model.name={name} with data.img_size={cfg.data.img_size}: {error}") from error
+
+
+def architecture(cfg: ModelConfig) -> dict[str, Any]:
+    """The keys of `model` that change the named model's architecture, as its arguments."""
+    given = {name: value for name, value in asdict(cfg).items() if name not in NOT_ARGUMENTS and value is not None}
+    return {name: value.value if isinstance(value, Enum) else value for name, value in given.items()}

@@ -1,0 +1,112 @@
+"""Image classification: one label an image, or a mixture of two."""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from timm.loss import BinaryCrossEntropy
+from torch import Tensor, nn
+
+from vim_train.config.schema import Loss, TrainConfig
+from vim_train.data.batch import Batch
+from vim_train.data.order import Stream, key, uniform
+from vim_train.data.sources import Source, open_source
+from vim_train.data.stream import EvalStream, TrainStream
+from vim_train.models.vim import Vim
+from vim_train.tasks.build import build_model
+
+
+class Validation:
+    """The evaluating half: validation images, counts and metrics.
+
+    Raises:
+        UserError: data that the configuration does not fit.
+    """
+
+    def __init__(self, cfg: TrainConfig, device: torch.device) -> None:
+        self.val_source: Source = open_source(cfg.data, "val")
+        self.classes = self.val_source.classes
+        self._eval_stream = EvalStream(self.val_source, cfg, device)
+
+    def eval_batches(self) -> EvalStream:
+        return self._eval_stream
+
+    def eval_counts(self, model: nn.Module, batch: Batch) -> Tensor:
+        """[images, right, right among five, summed cross-entropy], float64: exact beyond 2^50 images."""
+        return classification_counts(model(batch.images).float(), batch.labels)
+
+    def eval_metrics(self, counts: Tensor) -> dict[str, float]:
+        """Mean cross-entropy, top-1 and top-5 in per cent."""
+        images, top1, top5, loss = counts.tolist()
+        if images != len(self.val_source):
+            raise RuntimeError(f"evaluated {images:.0f} images of {len(self.val_source)}")
+        return {"loss": loss / images, "top1": 100 * top1 / images, "top5": 100 * top5 / images}
+
+    def close(self) -> None:
+        self._eval_stream.close()
+
+
+class Classification(Validation):
+    """Implements ``engine.task.Task`` for class folders and the embedded images.
+
+    Raises:
+        UserError: data or model that the configuration does not fit.
+    """
+
+    headline = "top1"
+
+    def __init__(self, cfg: TrainConfig, device: torch.device) -> None:
+        self.cfg, self.device = cfg, device
+        self.train_source: Source = open_source(cfg.data, "train")
+        self.train_stream = TrainStream(self.train_source, cfg, len(self.train_source.classes), device)
+        self.steps_per_epoch = self.train_stream.steps_per_epoch
+        super().__init__(cfg, device)
+        self.model: nn.Module = build_model(cfg, len(self.classes)).to(device)
+        self.criterion = _criterion(cfg.task.loss)
+
+    def train_batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
+        return self.train_stream.batches(first_step, last_step)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Mean loss of (B, C, H, W) images against (B,) labels or (B, classes) mixed targets."""
+        cfg, keywords = self.cfg, {}
+        if isinstance(self.model, Vim) and cfg.model.drop_path_rate > 0:
+            width = self.model.num_drop_paths
+            noise = uniform(cfg.seed, batch.epoch, batch.positions, Stream.DROP_PATH, width)
+            keywords["drop_path_noise"] = torch.from_numpy(noise).to(self.device)
+        else:
+            # timm's models draw from torch's generators: tie these to the place in the data.
+            _seed_generators(self.device, key(cfg.seed, Stream.DROP_PATH, batch.epoch, int(batch.positions[0])))
+        return self.criterion(model(batch.images, **keywords).float(), batch.targets)
+
+    def data_wait(self) -> float:
+        return self.train_stream.wait_s
+
+    def close(self) -> None:
+        super().close()
+        self.train_stream.close()
+
+
+def classification_counts(logits: Tensor, labels: Tensor) -> Tensor:
+    """(B, classes) fp32 logits and (B,) labels → [images, top-1, top-5, summed cross-entropy], (4,) float64.
+
+    An image counts as right among k if fewer than k other classes score at least as high as its own. Ties and NaN count
+    against the model, so that constant or broken logits score 0 and not 100.
+    """
+    own = logits.gather(1, labels[:, None])
+    rank = (~(logits < own)).sum(1) - 1
+    right = [(rank < min(k, logits.shape[1])).sum() for k in (1, 5)]
+    loss = F.cross_entropy(logits, labels, reduction="none").double().sum()
+    return torch.stack([torch.full_like(loss, len(labels)), *(count.double() for count in right), loss])
+
+
+def _criterion(loss: Loss) -> nn.Module:
+    if loss is Loss.bce:
+        return BinaryCrossEntropy(smoothing=0.0)
+    return nn.CrossEntropyLoss()
+
+
+def _seed_generators(device: torch.device, seed: int) -> None:
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)

@@ -1,0 +1,91 @@
+"""A checkpoint's metrics on the validation images of its own or another data set."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from vim_train.config.compose import Plain
+from vim_train.config.errors import UserError
+from vim_train.config.evaluation import run_config
+from vim_train.config.schema import EvalCommand, Weights
+from vim_train.engine.checkpoint import NoEmaError, load_weights
+from vim_train.engine.evaluation import evaluate as evaluate_model
+from vim_train.engine.precision import set_precision
+from vim_train.engine.setup import choose_device, configure_torch
+from vim_train.tasks.build import build_model
+from vim_train.tasks.classification import Validation
+from vim_train.tasks.weights import load_into
+
+
+def evaluate(command: EvalCommand, plain: Plain) -> int:
+    """Print, and with `json` write, the metrics of raw and averaged weights; returns the exit code.
+
+    Raises:
+        UserError: no such checkpoint, or data that does not fit it.
+    """
+    cfg = run_config(command)
+    device = choose_device(command.device)
+    configure_torch(command.ops, cfg.determinism)
+    validation = Validation(cfg, device)
+    precision = set_precision(command.precision.amp, device)
+    model = build_model(cfg, len(validation.classes)).to(device)
+    rows: dict[str, dict[str, float]] = {}
+    meta: dict[str, object] = {}
+    try:
+        for which in _wanted(command):
+            meta = load_into(model, command.checkpoint, "ema" if which is Weights.ema else "model")
+            _check_classes(meta, validation.classes)
+            rows[which.value] = evaluate_model(validation, model, precision) or {}
+    finally:
+        validation.close()
+    images = len(validation.val_source)
+    _show(command.checkpoint, meta, images, rows)
+    if command.json is not None:
+        record = {"checkpoint": str(meta["path"]), "step": meta.get("step"), "images": images, **rows}
+        _write(Path(command.json), record)
+    return 0
+
+
+def _wanted(command: EvalCommand) -> list[Weights]:
+    if command.weights is not Weights.both:
+        return [command.weights]
+    if Path(command.checkpoint).is_file():
+        return [Weights.raw]  # one file holds one set of weights
+    try:
+        load_weights(command.checkpoint, "ema")
+    except NoEmaError:
+        return [Weights.raw]
+    return [Weights.raw, Weights.ema]
+
+
+def _check_classes(meta: dict[str, object], classes: Sequence[str]) -> None:
+    """Raises:
+    UserError: as many classes as the checkpoint has, but other ones or in another order: all labels would be wrong.
+    """
+    trained = meta.get("classes")
+    if isinstance(trained, list) and trained != list(classes):
+        differing = next(
+            ((a, b) for a, b in zip(trained, classes, strict=False) if a != b), (len(trained), len(classes))
+        )
+        raise UserError(f"data.root: its classes are not the checkpoint's: {differing[1]} where it has {differing[0]}")
+
+
+def _show(checkpoint: str, meta: dict[str, object], images: int, rows: dict[str, dict[str, float]]) -> None:
+    table = Table()
+    table.add_column("weights")
+    for name in ("top-1 %", "top-5 %", "loss"):
+        table.add_column(name, justify="right")
+    for which, metrics in rows.items():
+        table.add_row(which, f"{metrics['top1']:.2f}", f"{metrics['top5']:.2f}", f"{metrics['loss']:.4f}")
+    print(f"{checkpoint}, step {meta.get('step', 'unknown')}: {images:,} images")
+    Console().print(table)
+
+
+def _write(path: Path, record: dict[str, object]) -> None:
+    try:
+        path.write_text(json.dumps(record, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"json={path}: {error.strerror}") from error

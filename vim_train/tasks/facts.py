@@ -1,0 +1,85 @@
+"""Where a run comes from, in lines for a person."""
+
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from vim_train import __version__, ops
+from vim_train.config.schema import TrainConfig
+from vim_train.engine.schedule import Schedule
+from vim_train.tasks.classification import Classification
+
+
+def provenance(cfg: TrainConfig, task: Classification, schedule: Schedule, run_dir: Path) -> dict[str, str]:
+    """What decides the numbers of this run: versions, machine, data, model, batch and schedule."""
+    data = cfg.data
+    source = f"{data.name.value}{f' {data.root}' if data.root else ''}"
+    counts = f"{len(task.train_source):,} + {len(task.val_source):,} images, {len(task.classes)} classes"
+    parameters = sum(p.numel() for p in task.model.parameters())
+    return {
+        "vim-train": __version__ + _commit(),
+        "torch": f"{torch.__version__}, timm {metadata.version('timm')}, Pillow {metadata.version('pillow')}",
+        "scan": scan_line(task.device),
+        "device": device_line(task.device),
+        "data": f"{source}: {counts}, {data.img_size} px, data.workers={data.workers}",
+        "model": f"{cfg.model.name}, {parameters:,} parameters",
+        "batch": _batch_line(cfg),
+        "lr": _lr_line(cfg, schedule),
+        "steps": f"{schedule.total_steps:,} = {cfg.schedule.epochs} epochs of {task.steps_per_epoch:,}",
+        "precision": f"{cfg.precision.amp.value}, seed {cfg.seed}, {cfg.determinism.value}",
+        "run": str(run_dir),
+    }
+
+
+def scan_line(device: torch.device) -> str:
+    """The scan backend in use and, where a better one is missing, why."""
+    active = ops.active_backend(device)
+    status = {backend.name: backend for backend in ops.backend_report()}
+    line = f"{active} ({status[active].detail})"
+    wanted = device.type
+    if active != wanted and not status[wanted].available:
+        line += f"; no {wanted} backend: {status[wanted].detail}"
+    return line
+
+
+def device_line(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu ({_cpu_name()}), {torch.get_num_threads()} threads"
+
+
+def _batch_line(cfg: TrainConfig) -> str:
+    batch, parts = cfg.data.batch_size, cfg.optim.accumulate
+    return str(batch) if parts == 1 else f"{batch} = {parts} passes of {batch // parts}"
+
+
+def _lr_line(cfg: TrainConfig, schedule: Schedule) -> str:
+    line = f"{schedule.peak:.4g}"
+    if cfg.optim.lr_batch_size is not None:
+        line += f" = {cfg.optim.lr:.4g} x {cfg.data.batch_size} / {cfg.optim.lr_batch_size}"
+    return f"{line}, {cfg.schedule.name}, {cfg.optim.name}"
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _commit() -> str:
+    """Short commit of the source tree this package lies in, or nothing."""
+    tree = Path(__file__).resolve().parents[2]
+    if not (tree / ".git").exists():
+        return ""
+    command = ["git", "-C", str(tree), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return f" ({done.stdout.strip()})"

@@ -1,0 +1,111 @@
+"""A whole run: set up, build, take up an earlier checkpoint, train, leave with an exit code."""
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+
+from vim_train.config.checks import peak_lr
+from vim_train.config.compose import Plain
+from vim_train.config.errors import UserError
+from vim_train.config.schema import TrainConfig
+from vim_train.engine import checkpoint
+from vim_train.engine.checkpoint import CheckpointError
+from vim_train.engine.loop import Trainer
+from vim_train.engine.rundir import Run, open_run
+from vim_train.engine.schedule import Schedule
+from vim_train.engine.setup import choose_device, configure_torch
+from vim_train.engine.state import DivergedError
+from vim_train.engine.stopping import StopRequest, stop_on_signals
+from vim_train.report.report import Report, open_report
+from vim_train.tasks.classification import Classification
+from vim_train.tasks.facts import provenance
+from vim_train.tasks.weights import load_into
+
+DIVERGED, FAILED = 3, 1
+
+
+def train(cfg: TrainConfig, plain: Plain) -> int:
+    """Train, from the newest checkpoint where the run has one; returns the exit code.
+
+    Raises:
+        UserError: anything the user can put right; nothing has been trained then.
+    """
+    device = choose_device(cfg.device)
+    configure_torch(cfg.ops, cfg.determinism)
+    task = Classification(cfg, device)
+    schedule = Schedule(cfg.schedule, peak_lr(cfg.optim, cfg.data.batch_size), task.steps_per_epoch)
+    with open_run(cfg.run.root, cfg.run.name, cfg.run.resume, plain) as run:
+        report = open_report(cfg, plain, run.path, run.resume_from.step if run.resume_from else None)
+        try:
+            with stop_on_signals() as stop:
+                return _train(cfg, task, schedule, run, report, stop)
+        finally:
+            report.close()
+            task.close()
+
+
+def _train(
+    cfg: TrainConfig, task: Classification, schedule: Schedule, run: Run, report: Report, stop: StopRequest
+) -> int:
+    report.start(provenance(cfg, task, schedule, run.path))
+    if run.resume_from is None and cfg.model.checkpoint is not None:
+        meta = load_into(task.model, cfg.model.checkpoint)
+        run.notes.append(f"starts from the weights of {meta['path']}")
+    meta = {"config": _identity(cfg), "classes": task.classes, "fingerprint": task.train_source.fingerprint()}
+    trainer = Trainer(cfg, task, schedule, task.device, run.path, meta, report, stop)
+    if run.resume_from is not None:
+        loaded = checkpoint.load(run.resume_from.path)
+        _check_same_data(loaded.meta, meta)
+        trainer.restore(loaded)
+    for note in run.notes:
+        report.event(trainer.state.counters.step, note)
+    try:
+        trainer.train()
+    except DivergedError as error:
+        report.event(trainer.state.counters.step, f"stopped: {error}")
+        return DIVERGED
+    except CheckpointError as error:
+        report.event(trainer.state.counters.step, f"stopped: the checkpoint could not be written: {error}")
+        return FAILED
+    counters = trainer.state.counters
+    if counters.step < trainer.total_steps and stop.caught is not None:
+        report.event(
+            counters.step,
+            f"{stop.caught.name}: saved at step {counters.step:,} of {trainer.total_steps:,};"
+            " the same command goes on from there",
+        )
+        return stop.exit_code
+    bad = [asdict(record) for record in task.train_stream.bad_images]
+    report.finish({"finished": True, "skipped_updates": counters.skipped, "bad_images": bad}, _next(cfg, run.path))
+    return 0
+
+
+def _identity(cfg: TrainConfig) -> dict[str, object]:
+    """The few values by which a checkpoint found alone can be told apart."""
+    return {"model": cfg.model.name, "img_size": cfg.data.img_size, "data": cfg.data.name.value}
+
+
+def _check_same_data(then: Mapping[str, object], now: Mapping[str, object]) -> None:
+    """Raises:
+    UserError: the data has changed since the checkpoint, so that going on would not be the same run.
+    """
+    if then.get("classes") != now["classes"]:
+        raise UserError("the classes of data.root are not those of the checkpoint; take another run.name to start anew")
+    if then.get("fingerprint") != now["fingerprint"]:
+        raise UserError(
+            "the images of data.root are not those of the checkpoint (added, removed or changed);"
+            " restore them, or take another run.name to start anew"
+        )
+
+
+def _next(cfg: TrainConfig, run_dir: Path) -> list[str]:
+    given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    kept = [item for item in given if not item.startswith(("run.name=", "schedule.epochs="))]
+    longer = shlex.join(
+        ["vim-train", *kept, f"run.name={cfg.run.name}-longer", f"schedule.epochs={2 * cfg.schedule.epochs}"]
+    )
+    own = "vim-train data=folder data.root=PHOTOS data.img_size=28 run.name=mine  # PHOTOS: a folder of images a class"
+    return [f"vim-eval checkpoint={run_dir}", longer, own]
