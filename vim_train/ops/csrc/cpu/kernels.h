@@ -1,5 +1,5 @@
-// The table of kernels that each instruction set provides and dispatch.cpp chooses from. Plain data only: this header is
-// shared by translation units built for different machines.
+// The table of kernels that each instruction set provides and dispatch.cpp chooses from. Plain data only: this header
+// is shared by translation units built for different machines.
 #pragma once
 
 #include "../include/abi.h"

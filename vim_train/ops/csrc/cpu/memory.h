@@ -1,4 +1,4 @@
-// Aligned working memory for one task, and zero-cost views of it.
+// Aligned working memory.
 #pragma once
 
 #include <stdint.h>

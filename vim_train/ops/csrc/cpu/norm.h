@@ -44,7 +44,8 @@ VT_NOINLINE void forward_rows(const vt_norm_args& args, int64_t begin, int64_t e
   }
 }
 
-// With xhat = x inv_rms: dx = inv_rms (w dy - xhat mean(w dy xhat)) + the gradient of residual_out; dw = sum of dy xhat.
+// With xhat = x inv_rms: dx = inv_rms (w dy - xhat mean(w dy xhat)) + the gradient of residual_out; dw = sum of dy xhat
+// over the rows.
 template <class T>
 VT_NOINLINE void backward_rows(const vt_norm_backward_args& args, int64_t begin, int64_t end, float* dweight) {
   const vt_norm_args& forward = args.forward;
@@ -83,18 +84,11 @@ VT_INLINE int64_t rows_per_task(const vt_norm_args& args) {
 }  // namespace norm
 
 static int32_t norm_forward(const vt_norm_args& args) {
-  return for_each_task(args.parallel_for, args.rows, 0.3 * (double)args.dim, [&](int64_t begin, int64_t end) {
-    switch (args.dtype) {
-      case VT_F32:
-        norm::forward_rows<float>(args, begin, end);
-        break;
-      case VT_BF16:
-        norm::forward_rows<BFloat16>(args, begin, end);
-        break;
-      default:
-        norm::forward_rows<Float16>(args, begin, end);
-    }
-    return (int32_t)VT_OK;
+  return for_each_task(args.parallel_for, args.rows, 0.5 * (double)args.dim, [&](int64_t begin, int64_t end) {
+    return with_dtype(args.dtype, [&](auto element) {
+      norm::forward_rows<decltype(element)>(args, begin, end);
+      return (int32_t)VT_OK;
+    });
   });
 }
 
@@ -106,23 +100,16 @@ static int32_t norm_backward(const vt_norm_backward_args& args) {
   if (!arena.allocate()) return VT_OUT_OF_MEMORY;
   float* partials = arena.take<float>(tasks * dim);
 
-  double nanoseconds = 0.6 * (double)(dim * rows);
-  int32_t status = for_each_task(forward.parallel_for, tasks, nanoseconds, [&](int64_t begin, int64_t end) {
-    for (int64_t task = begin; task < end; task++) {
-      int64_t first = task * rows, last = smaller(first + rows, forward.rows);
-      switch (forward.dtype) {
-        case VT_F32:
-          norm::backward_rows<float>(args, first, last, partials + task * dim);
-          break;
-        case VT_BF16:
-          norm::backward_rows<BFloat16>(args, first, last, partials + task * dim);
-          break;
-        default:
-          norm::backward_rows<Float16>(args, first, last, partials + task * dim);
+  auto run = [&](int64_t begin, int64_t end) {
+    return with_dtype(forward.dtype, [&](auto element) {
+      for (int64_t task = begin; task < end; task++) {
+        int64_t first = task * rows, last = smaller(first + rows, forward.rows);
+        norm::backward_rows<decltype(element)>(args, first, last, partials + task * dim);
       }
-    }
-    return (int32_t)VT_OK;
-  });
+      return (int32_t)VT_OK;
+    });
+  };
+  int32_t status = for_each_task(forward.parallel_for, tasks, 0.5 * (double)(dim * rows), run);
   memset(args.dweight, 0, sizeof(float) * (size_t)dim);
   for (int64_t task = 0; task < tasks; task++) add_run(args.dweight, partials + task * dim, dim);
   return status;

@@ -208,15 +208,11 @@ static int32_t scan_forward(const vt_scan_args& args) {
   parameters.load_from(args);
 
   double nanoseconds = 0.3 * (double)(args.directions * args.length * kGroup * args.states);
-  return for_each_task(args.parallel_for, args.batch * groups_of(args), nanoseconds, [&](int64_t begin, int64_t end) {
-    switch (args.dtype) {
-      case VT_F32:
-        return forward::run_tasks<float>(args, parameters, begin, end);
-      case VT_BF16:
-        return forward::run_tasks<BFloat16>(args, parameters, begin, end);
-      default:
-        return forward::run_tasks<Float16>(args, parameters, begin, end);
-    }
+  int64_t tasks = args.batch * groups_of(args);
+  return for_each_task(args.parallel_for, tasks, nanoseconds, [&](int64_t begin, int64_t end) {
+    return with_dtype(args.dtype, [&](auto element) {
+      return forward::run_tasks<decltype(element)>(args, parameters, begin, end);
+    });
   });
 }
 

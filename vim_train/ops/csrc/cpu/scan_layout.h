@@ -1,8 +1,8 @@
 // How the scans divide their work.
 //
 // A lane of a vector owns a channel and walks the sequence in order; a *block* is kBlock channels (kVectors vectors), a
-// *group* is the blocks that one task handles, and a *chunk* is up to VT_CHECKPOINT_STEPS steps in scan order. A block of
-// a chunk is a *tile*, and is worked on in three phases that keep to the first-level cache: read the rows and take
+// *group* is the blocks that one task handles, and a *chunk* is up to VT_CHECKPOINT_STEPS steps in scan order. A block
+// of a chunk is a *tile*, and is worked on in three phases that keep to the first-level cache: read the rows and take
 // softplus and the like; run the recurrence, a few states at a time with the state in registers for the whole chunk;
 // write the rows. Only the first and last phase know the element type and ragged edges; missing channels are zeros.
 #pragma once
@@ -18,9 +18,9 @@ namespace VT_ISA {
 constexpr int kSteps = VT_CHECKPOINT_STEPS;
 constexpr int kVectors = 2;
 constexpr int kBlock = kVectors * kLanes;
-constexpr int kGroupBlocks = 96 / kBlock;  // 96 channels: the model's widths (384, 768, ...) make 4, 8, ... equal groups
-constexpr int kGroup = kGroupBlocks * kBlock;
-static_assert(kGroup == 96, "a block divides a group");
+constexpr int kGroup = 96;  // the model's widths (384, 768, 1536) make 4, 8, 16 equal groups
+constexpr int kGroupBlocks = kGroup / kBlock;
+static_assert(kGroup % kBlock == 0, "a group is whole blocks");
 
 constexpr int kStatesAtOnce = kManyRegisters ? 2 : 1;
 constexpr int kTile = kSteps * kVectors;

@@ -87,8 +87,8 @@ VT_INLINE void store_group(Vec* to, const Vec (&from)[kAtOnce]) {
   for (int k = 0; k < kAtOnce; k++) to[k] = from[k];
 }
 
-// delta + bias, then softplus if asked for; its derivative goes to `slope` unless that is null. Like all loops in groups
-// this may run into the steps that a short last chunk leaves unused.
+// delta + bias, then softplus if asked for; its derivative goes to `slope` unless that is null. Like all loops over
+// several vectors at once this may run into the steps that a short last chunk leaves unused.
 VT_INLINE void finish_delta(TileRows& delta, Vec* slope, int steps, const Row& bias, bool softplus) {
   for (int i = 0; i < steps * kVectors; i += kAtOnce) {
     Vec x[kAtOnce], dx[kAtOnce];

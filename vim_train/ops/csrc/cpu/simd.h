@@ -67,7 +67,7 @@ VT_INLINE Vec select(VecInt mask, Vec if_true, Vec if_false) {
 VT_INLINE Vec abs(Vec x) { return from_bits(bits_of(x) & broadcast_uint(0x7fffffffu)); }
 
 #if VT_LANES == 16
-// GCC 12 warns of an uninitialised operand inside the plain AVX-512 intrinsics; with a full mask it makes the same code.
+// GCC 12 warns of an uninitialised operand inside the plain AVX-512 intrinsics; a full mask makes the same code.
 constexpr __mmask16 kAllLanes = 0xffff;
 #endif
 
@@ -113,13 +113,13 @@ VT_INLINE Vec add_neighbours(Vec a, Vec b) {
   return __builtin_shufflevector(a, b, VT_EVEN_LANES) + __builtin_shufflevector(a, b, VT_ODD_LANES);
 }
 
-// Sums of the lanes of kCount vectors `stride` apart: with kCount = kLanes, lane i of the result is the sum of vector i.
+// The lanes of kCount vectors added up: with kCount = kLanes, lane i of the result is the sum of vector i.
 template <int kCount>
-VT_INLINE Vec lane_sums(const Vec* x, int64_t stride) {
+VT_INLINE Vec lane_sums(const Vec* x) {
   if constexpr (kCount == 1) {
     return x[0];
   } else {
-    return add_neighbours(lane_sums<kCount / 2>(x, stride), lane_sums<kCount / 2>(x + kCount / 2 * stride, stride));
+    return add_neighbours(lane_sums<kCount / 2>(x), lane_sums<kCount / 2>(x + kCount / 2));
   }
 }
 
@@ -149,7 +149,9 @@ VT_INLINE VecHalf narrow(Vec x, BFloat16) {
 
 #if defined(__AVX512F__) && VT_LANES == 16
 VT_INLINE Vec widen(VecHalf h, Float16) { return (Vec)_mm512_maskz_cvtph_ps(kAllLanes, (__m256i)h); }
-VT_INLINE VecHalf narrow(Vec x, Float16) { return (VecHalf)_mm512_maskz_cvtps_ph(kAllLanes, (__m512)x, _MM_FROUND_TO_NEAREST_INT); }
+VT_INLINE VecHalf narrow(Vec x, Float16) {
+  return (VecHalf)_mm512_maskz_cvtps_ph(kAllLanes, (__m512)x, _MM_FROUND_TO_NEAREST_INT);
+}
 #elif defined(__F16C__) && VT_LANES == 8
 VT_INLINE Vec widen(VecHalf h, Float16) { return (Vec)_mm256_cvtph_ps((__m128i)h); }
 VT_INLINE VecHalf narrow(Vec x, Float16) { return (VecHalf)_mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT); }

@@ -10,16 +10,11 @@ constexpr float kLog2E = 1.44269504f;
 constexpr float kLn2 = 0.69314718f;
 constexpr float kLargestExponent = 126.0f;  // |t| up to here needs no clamp before exp2
 
-// 2^t for kCount vectors at once, so that their chains of dependent operations overlap.
-//
-// t = k + j / 2^kTableBits + f with integers k and 0 <= j < 2^kTableBits, and f at most half a table step. The power of
-// k + j/... comes from a table in a register plus k added to the exponent field; that of f from a polynomial. A larger
-// table needs a shorter polynomial; without a permute instruction the table has one entry. Polynomials are minimax for
-// the relative error among those with p(0) = 1, since decays near one are multiplied hundreds of times and must not
-// drift. Relative error below 1e-7 in all variants.
-//
-// Unless kClamp, |t| must not exceed kLargestExponent. With it, underflow gives exactly 0 (k = -127 empties the exponent
-// field), overflow infinity, and NaN stays.
+// How 2^t is taken: t = k + j / 2^kTableBits + f with integers k and 0 <= j < 2^kTableBits, and f at most half a table
+// step. 2^(j / 2^kTableBits) comes from a table in registers, 2^k by adding k to its exponent field, 2^f from a
+// polynomial. A larger table needs a shorter polynomial; without a permute instruction the table has one entry. The
+// polynomials are minimax for the relative error among those with p(0) = 1, since decays near one are multiplied
+// hundreds of times and must not drift. The relative error is below 1e-7 in all variants.
 #if VT_LANES == 16
 constexpr int kTableBits = 5;
 #elif VT_LANES == 8
@@ -53,7 +48,8 @@ VT_INLINE VecInt power_of(VecInt index) {
 #elif VT_LANES == 8
   return (VecInt)_mm256_permutevar8x32_epi32(*(const __m256i*)kPowers, (__m256i)index);
 #else
-  return broadcast_int(0x3f800000) + 0 * index;
+  (void)index;
+  return broadcast_int(0x3f800000);  // 1.0
 #endif
 }
 
@@ -71,6 +67,10 @@ VT_INLINE Vec power_slope(Vec f) {
 #endif
 }
 
+// 2^t for kCount vectors at once, so that their chains of dependent operations overlap.
+//
+// Unless kClamp, |t| must not exceed kLargestExponent. With it, underflow gives exactly 0 (k = -127 empties the
+// exponent field), overflow infinity, and NaN stays.
 template <int kCount, bool kClamp>
 VT_INLINE void exp2_in_place(Vec (&t)[kCount]) {
   Vec shifted[kCount], f[kCount], power[kCount];
@@ -111,12 +111,6 @@ VT_INLINE void sigmoid(const Vec (&x)[kCount], Vec (&result)[kCount]) {
   exp_in_place(result);
   VT_UNROLL
   for (int i = 0; i < kCount; i++) result[i] = one / (one + result[i]);
-}
-
-VT_INLINE Vec sigmoid(Vec x) {
-  Vec from[1] = {x}, result[1];
-  sigmoid(from, result);
-  return result[0];
 }
 
 // log(1 + exp(x)), without overflow and for large x equal to x, and its derivative, the sigmoid of x.
