@@ -7,7 +7,6 @@ attention. Forward is inference without gradients; forward+backward is a step of
 """
 
 import argparse
-import ctypes
 import os
 import platform
 import statistics
@@ -16,6 +15,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from vim_train.cli.malloc import keep_freed_memory
+from vim_train.cli.threads import let_threads_sleep
 
 PARTS = {
     "GEMM": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"),
@@ -35,17 +37,6 @@ class Subject:
 
     def rate(self, batch: int, backward: bool) -> float:
         return batch / statistics.median(self.seconds[backward])
-
-
-def keep_freed_memory() -> str:
-    """Lets glibc reuse freed tensors instead of returning them to the kernel; must run before torch is imported."""
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return "default"
-    mmap_threshold, trim_threshold, top_pad = -3, -1, -2
-    done = (mallopt(mmap_threshold, 1 << 30), mallopt(trim_threshold, 2**31 - 1), mallopt(top_pad, 1 << 28))
-    return "tuned" if all(done) else "default"
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -127,7 +118,8 @@ def shares(run: Callable[[bool], None]) -> dict[str, float]:
 
 def main() -> None:
     arguments = parse_arguments()
-    malloc = keep_freed_memory()
+    let_threads_sleep()
+    malloc = "tuned" if keep_freed_memory() else "default"
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     import torch
 

@@ -4,6 +4,7 @@ import sys
 
 from vim_train.cli.app import Command, execute
 from vim_train.cli.malloc import keep_freed_memory
+from vim_train.cli.threads import let_threads_sleep
 from vim_train.config.compose import Plain
 from vim_train.config.reference import train_help
 from vim_train.config.schema import TrainConfig
@@ -11,6 +12,7 @@ from vim_train.config.schema import TrainConfig
 
 def run(cfg: TrainConfig, plain: Plain) -> int:
     """Train; returns the exit code."""
+    let_threads_sleep()
     if cfg.ops.tune_malloc:
         keep_freed_memory()
     from vim_train.tasks.run import train
