@@ -1,18 +1,17 @@
 """Order and draws are functions of (seed, epoch, position), and look random."""
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vim_train.data.order import (
     Stream,
+    draw_index,
     epoch_order,
     held_out,
     key,
     permutation,
     position_keys,
-    sample_index,
     uniform,
 )
 
@@ -58,13 +57,25 @@ def test_keys_do_not_collide_and_every_bit_is_fair() -> None:
     assert np.abs(bits.mean(0) - 0.5).max() < 0.5 * 5 / np.sqrt(len(keys))
 
 
-@pytest.mark.parametrize("repeats", [1, 3, 4])
-def test_repeats_show_each_image_drawn_to_neighbours(repeats: int) -> None:
-    n = 1000
-    order = epoch_order(1, 2, n)
-    drawn = sample_index(order, np.arange(n), repeats)
-    assert np.array_equal(drawn, np.repeat(order, repeats)[:n])
-    assert sample_index(order, 7, repeats) == order[7 // repeats]
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 5))
+def test_a_batch_holds_its_own_draws_once_each(lanes: int, lane: int, batches: int) -> None:
+    size = lanes * lane
+    draws = draw_index(np.arange(batches * size), size, lane)
+    for batch in range(batches):
+        inside = draws[batch * size : (batch + 1) * size]
+        assert np.array_equal(np.sort(inside), np.arange(batch * size, (batch + 1) * size))
+
+
+def test_a_position_s_draw_does_not_depend_on_what_is_asked_with_it() -> None:
+    whole = draw_index(np.arange(96), 48, 8)
+    assert np.array_equal(whole[30:50], draw_index(np.arange(30, 50), 48, 8))
+
+
+def test_repeated_views_of_an_image_stand_in_different_lanes() -> None:
+    """Vim-Ti's pretraining: 1,024 images of 8 lanes, each image drawn three times."""
+    images = draw_index(np.arange(1024), 1024, 128) // 3
+    assert len(np.unique(images)) == 342
+    assert all(len(np.unique(lane)) == 128 for lane in images.reshape(8, 128))
 
 
 def test_uniform_draws_are_uniform_independent_and_addressed_by_position() -> None:

@@ -174,7 +174,7 @@ class DataConfig:
     lane: int = 128
     """Consecutive images that share one mixing draw and mix with one another; divides the batch."""
     repeats: int = 1
-    """Repeated augmentation: every image drawn is seen so many times, in neighbouring positions."""
+    """Repeated augmentation: every image drawn is seen so many times in a batch, in different lanes."""
     workers: int = 2
     """Processes that decode and augment; 0: in the training process. The images do not depend on it."""
     crop_pct: float = 0.875

@@ -65,16 +65,16 @@ def permutation(state: int, n: int) -> NDArray[np.int64]:
     return np.argsort(np.random.Philox(key=state).random_raw(n), kind="stable")
 
 
-@overload
-def sample_index(order: NDArray[np.int64], position: int, repeats: int = 1) -> int: ...
-@overload
-def sample_index(order: NDArray[np.int64], position: NDArray[np.int64], repeats: int = 1) -> NDArray[np.int64]: ...
-def sample_index(
-    order: NDArray[np.int64], position: int | NDArray[np.int64], repeats: int = 1
-) -> int | NDArray[np.int64]:
-    """Image at `position`; repeated augmentation (Hoffer et al. 2020) gives `repeats` neighbours one image."""
-    found = order[position // repeats]
-    return int(found) if isinstance(position, int) else found
+def draw_index(positions: NDArray[np.int64], batch_size: int, lane: int) -> NDArray[np.int64]:
+    """Which draw of the epoch stands at each position (n,): inside a batch, draws are dealt out to the lanes in turn.
+
+    With W = batch_size / lane lanes, image j of lane l of batch b takes draw b G + j W + l. Repeated augmentation
+    (Hoffer et al. 2020) gives neighbouring draws one image, which thus stands in different lanes and is not mixed with
+    itself: as the published runs gave its views to different GPUs.
+    """
+    batch, within = np.divmod(positions, batch_size)
+    number, place = np.divmod(within, lane)
+    return batch * batch_size + place * (batch_size // lane) + number
 
 
 def held_out(relative_path: str, fraction: float) -> bool:

@@ -1,6 +1,8 @@
 """Batches for training and evaluation."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,11 +10,10 @@ import torch
 from vim_train.config.errors import UserError
 from vim_train.config.schema import BadImages, TrainConfig
 from vim_train.data.batch import BadRecord, Batch
-from vim_train.data.checks import check_batches, check_input
 from vim_train.data.decode import Mode
 from vim_train.data.fetch import Bad, Fetch, Fetched, Request
 from vim_train.data.mixing import Mix
-from vim_train.data.order import Stream, epoch_order, position_keys, sample_index
+from vim_train.data.order import Stream, draw_index, epoch_order, position_keys
 from vim_train.data.pool import TIMEOUT_S, Pool
 from vim_train.data.sources import Source
 from vim_train.data.transforms import Erase, Normalize, eval_transform, train_transform
@@ -24,16 +25,18 @@ class TrainStream:
     Step k holds the positions [i G, (i + 1) G) of epoch k // steps_per_epoch, where i = k % steps_per_epoch and
     G = data.batch_size.
 
+    `cfg` has passed `config.checks.check_train`.
+
     Raises:
-        UserError: batch, accumulation, lane, channels or policy do not fit; later, an image cannot be decoded.
+        UserError: fewer images than a batch; later, an image cannot be decoded.
         RuntimeError: later, a worker died or hangs.
     """
 
     def __init__(
         self, source: Source, cfg: TrainConfig, num_classes: int, device: torch.device, *, timeout_s: float = TIMEOUT_S
     ) -> None:
-        check_input(cfg)
-        check_batches(cfg, len(source))
+        if cfg.data.batch_size > len(source):
+            raise UserError(f"data.batch_size={cfg.data.batch_size} is more than the {len(source)} training images")
         self._source, self._cfg, self._device, self._timeout_s = source, cfg, device, timeout_s
         skip = cfg.data.bad_images is BadImages.skip
         self._fetch = Fetch(
@@ -49,6 +52,7 @@ class TrainStream:
         self._erase = Erase(cfg.augment) if cfg.augment.erase_prob > 0 else None
         self._mix = Mix(cfg.augment, cfg.seed, cfg.data.lane, num_classes, cfg.task.label_smoothing)
         self._bad: dict[str, BadRecord] = {}
+        self._untold: list[BadRecord] = []
         self._pool: Pool | None = None
         self._waited_s = 0.0
 
@@ -66,6 +70,19 @@ class TrainStream:
     def bad_images(self) -> list[BadRecord]:
         """Images that could not be decoded and were replaced so far, one record a path."""
         return list(self._bad.values())
+
+    def new_bad_images(self) -> list[BadRecord]:
+        """Those of `bad_images` that came up since this was last asked."""
+        told, self._untold = self._untold, []
+        return told
+
+    def state(self) -> dict[str, object]:
+        """What a checkpoint keeps, in plain containers: bad images. Order and draws need no state."""
+        return {"bad_images": [asdict(record) for record in self._bad.values()]}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take up the counts that `state` returned."""
+        self._bad = {record["path"]: BadRecord(**record) for record in state["bad_images"]}
 
     def batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
         """Micro-batches of the steps [first_step, last_step), optim.accumulate of them a step, in order of position."""
@@ -101,7 +118,9 @@ class TrainStream:
             start = step % spe * data.batch_size
             for first in range(start, start + data.batch_size, micro):
                 positions = np.arange(first, first + micro, dtype=np.int64)
-                yield Request(epoch, positions, sample_index(order, positions, data.repeats))
+                yield Request(
+                    epoch, positions, order[draw_index(positions, data.batch_size, data.lane) // data.repeats]
+                )
 
     def _finish(self, fetched: Fetched) -> Batch:
         epoch, positions, indices = fetched.request
@@ -125,8 +144,10 @@ class TrainStream:
             return
         for index, path, reason in bad:
             class_name = self._source.classes[self._source.labels[index]]
-            record = self._bad.setdefault(path, BadRecord(path, class_name, reason, 0))
-            record.count += 1
+            if path not in self._bad:
+                self._bad[path] = BadRecord(path, class_name, reason, 0)
+                self._untold.append(self._bad[path])
+            self._bad[path].count += 1
             if len(self._bad) > limit:
                 count = f"more than data.bad_images_max={limit} training images"
                 raise UserError(f"{count} cannot be decoded; the last: {path}: {reason}")
@@ -136,12 +157,11 @@ class EvalStream:
     """Every image of `source` once an iteration, in order, in batches of data.eval_batch_size, the last one shorter.
 
     Raises:
-        UserError: channels do not fit; while iterating, an image cannot be decoded.
+        UserError: while iterating, an image cannot be decoded.
         RuntimeError: while iterating, a worker died or hangs.
     """
 
     def __init__(self, source: Source, cfg: TrainConfig, device: torch.device, *, timeout_s: float = TIMEOUT_S) -> None:
-        check_input(cfg)
         self._source, self._device = source, device
         fetch = Fetch(source, eval_transform(cfg.data), _mode(cfg), cfg.data.img_size, seed=None, replacements=0)
         self._normalize = Normalize(cfg.data.mean, cfg.data.std, device)
