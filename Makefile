@@ -38,12 +38,22 @@ docs: $(INSTALLED) ## Write docs/config.md anew from the schema
 clean: ## Remove the virtual environment and what was built
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
 
+# Without a compiler the scan is not built; once there is one, the next make builds it.
+COMPILER := $(firstword $(foreach name,c++ g++ clang++,$(shell command -v $(name))))
+ifneq ($(COMPILER),)
+ifeq ($(shell cat $(INSTALLED) 2>/dev/null),reference)
+$(INSTALLED): rebuild
+endif
+endif
+.PHONY: rebuild
+rebuild:
+
 $(INSTALLED): pyproject.toml constraints.txt CMakeLists.txt $(NATIVE)
 	@$(PYTHON) -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo "make: needs Python 3.10 or newer with venv (Debian: apt install python3-venv), or PYTHON=/path/to/python3"; exit 2; }
-	@command -v c++ >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null || \
+	@test -n "$(COMPILER)" || \
 	  echo "make: no C++ compiler: installing without the native scan, which is slow; cure: apt install g++ (macOS: xcode-select --install), then make again"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (some minutes the first time) …"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	@touch $@
+	@PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@echo $(if $(COMPILER),native,reference) > $@

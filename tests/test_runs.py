@@ -180,3 +180,13 @@ def test_a_mistake_leaves_nothing_in_the_way_of_its_correction(tmp_path: Path, p
     assert code == 2, output
     code, output = finish(start("train", *args))
     assert code == 0, output
+
+
+def test_divergence_leaves_with_3_and_no_broken_checkpoint(tmp_path: Path, photos: Path) -> None:
+    args = arguments(tmp_path, photos, "optim.name=sgd", "optim.lr=1e30", "schedule.warmup_epochs=0")
+    code, output = finish(start("train", *args))
+    assert code == 3, output
+    assert "stopped: loss" in output
+    assert "Traceback" not in output
+    for file in tmp_path.glob("test/checkpoints/*/*.safetensors"):
+        assert all(tensor.isfinite().all() for tensor in load_file(file).values())

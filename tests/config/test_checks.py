@@ -58,8 +58,8 @@ SINGLE = {
     "task.name=detection": "task.name=detection: takes classification",
     "schedule.name=cosin": "schedule.name=cosin: takes cosine or constant",
     "eval.every=5": "eval.every=5: takes 5ep, 200st or 1000000im (epochs, steps, images)",
-    "run.name=../x": "run.name=../x: takes a folder name under run.root",
-    "run.name=''": "run.name=: takes a folder name under run.root",
+    "run.name=../x": "run.name=../x: takes a folder name under run.root, without / and not starting with a dot",
+    "run.name=''": "run.name=: takes a folder name under run.root, without / and not starting with a dot",
     "data.name=folder": "set data.root=...",
     "data.root=/tmp": "data.root=/tmp: goes with data=folder; data=fashion has its own images",
     "data.mean=[0.5]": "data.mean=[0.5]: takes one number for each of model.in_chans=3 channels",
@@ -94,7 +94,7 @@ COMBINATIONS = [
     ),
     (
         ("data.lane=1", "augment.cutmix_alpha=1"),
-        "data.lane=1: takes 2 or more with mixup or cutmix: images mix inside a lane",
+        "data.lane=1: takes an even number with mixup or cutmix, which pair the images of a lane",
     ),
     (
         ("schedule.epochs=3", "schedule.warmup_epochs=3"),

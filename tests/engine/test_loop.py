@@ -8,9 +8,11 @@ import pytest
 import torch
 from toy import toy_config, toy_trainer
 
+from vim_train.config.errors import UserError
 from vim_train.config.schema import Amp, NonFinite
 from vim_train.engine import checkpoint
 from vim_train.engine.evaluation import evaluate
+from vim_train.engine.loop import OVERFLOWS_MAX
 from vim_train.engine.state import DivergedError
 from vim_train.engine.stopping import StopRequest
 
@@ -108,6 +110,59 @@ def test_an_evaluation_cut_short_is_made_up_for_on_resume(tmp_path: Path) -> Non
     assert [line["step"] for line in second.report.lines if line["kind"] == "eval"] == [5, 10, 15, 20]
 
 
+def test_the_last_evaluation_cut_short_is_no_end_of_the_run(tmp_path: Path) -> None:
+    cfg, stop = toy_config(), StopRequest()
+    cfg.eval.every = "4ep"
+    first = toy_trainer(cfg, tmp_path, stop)
+    batches = first.task.eval_batches
+
+    def ask_then_evaluate():
+        stop.caught = signal.SIGTERM
+        return batches()
+
+    first.task.eval_batches = ask_then_evaluate
+    first.train()
+    assert first.state.counters.step == first.total_steps
+    assert not first.finished
+    assert not (tmp_path / "checkpoints" / "best").exists()
+
+    second = toy_trainer(cfg, tmp_path)
+    second.restore(checkpoint.load(checkpoint.latest(tmp_path).path))
+    second.train()
+    assert second.finished
+    assert [line["step"] for line in second.report.lines if line["kind"] == "eval"] == [20]
+    best, newest = (checkpoint.load(tmp_path / "checkpoints" / name) for name in ("best", "step_00000020"))
+    assert best.step == newest.step == newest.state["counters"]["evaluated_step"] == 20
+    assert newest.meta["metrics"] == second.last_metrics
+
+    third = toy_trainer(cfg, tmp_path)
+    third.restore(newest)
+    assert third.train() == second.last_metrics
+    assert third.finished
+    assert third.report.lines == []
+
+
+def test_a_run_that_goes_on_takes_the_optimiser_settings_of_its_configuration(tmp_path: Path) -> None:
+    cfg = toy_config()
+    toy_trainer(cfg, tmp_path).train()
+    loaded = checkpoint.load(checkpoint.latest(tmp_path).path)
+
+    cfg.optim.weight_decay, cfg.optim.betas, cfg.precision.amp = 0.3, [0.5, 0.6], Amp.fp16
+    changed = toy_trainer(cfg, tmp_path)
+    changed.restore(loaded)
+    groups = changed.state.optimizer.param_groups
+    assert sorted(group["weight_decay"] for group in groups) == [0.0, 0.3]
+    assert all(group["betas"] == (0.5, 0.6) for group in groups)
+    assert len(changed.state.optimizer.state) == 2
+
+    cfg.optim.name = "sgd"
+    with pytest.raises(UserError, match="the checkpoint holds the state of AdamW, not of SGD"):
+        toy_trainer(cfg, tmp_path).restore(loaded)
+    cfg.optim.name, cfg.optim.weight_decay = "adamw", 0.0
+    with pytest.raises(UserError, match="the checkpoint's optimiser does not fit"):
+        toy_trainer(cfg, tmp_path).restore(loaded)
+
+
 def test_non_finite_stops_before_the_update(tmp_path: Path) -> None:
     trainer = toy_trainer(toy_config(), tmp_path)
     trainer.task.poison_at = {3}
@@ -151,6 +206,22 @@ def test_fp16_overflow_skips_the_update_and_lowers_the_scale(tmp_path: Path) -> 
     trainer.state.precision.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     trainer.train()
     assert all(torch.isfinite(value).all() for value in weights(trainer).values())
+
+
+def test_fp16_that_overflows_for_ever_stops_the_run(tmp_path: Path) -> None:
+    cfg = toy_config()
+    cfg.precision.amp, cfg.schedule.epochs = Amp.fp16, 20
+    trainer = toy_trainer(cfg, tmp_path)
+    loss = trainer.task.loss
+
+    def infinite_slope(model, batch):
+        weight = model.weight.flatten()[0]
+        return loss(model, batch) + (weight - weight.detach()).sqrt()  # finite, with an infinite gradient
+
+    trainer.task.loss = infinite_slope
+    with pytest.raises(DivergedError, match=f"fp16 overflowed {OVERFLOWS_MAX} times in a row; take precision=bf16"):
+        trainer.train()
+    assert trainer.state.counters.step == OVERFLOWS_MAX - 1
 
 
 def test_gradient_clipping_bounds_the_update(tmp_path: Path) -> None:

@@ -43,10 +43,17 @@ def test_unknown_optimiser_is_named_with_alternatives() -> None:
 @pytest.mark.parametrize("name", ["adamw", "sgd", "lamb", "lion", "adan", "muon", "adafactor"])
 def test_timm_optimisers_are_created_and_step(name: str) -> None:
     model = nn.Linear(4, 4)
-    optimizer = create_optimizer(model, OptimConfig(name=name), 1e-3)
+    betas = [0.9, 0.95, 0.99] if name == "adan" else [0.8, 0.95]
+    optimizer = create_optimizer(model, OptimConfig(name=name, betas=betas), 1e-3)
+    assert all(group.get("betas", tuple(betas)) == tuple(betas) for group in optimizer.param_groups)
     set_lr(optimizer, 1e-2)
     assert all(group["lr"] == 1e-2 for group in optimizer.param_groups)
     before = model.weight.detach().clone()
     model(torch.ones(2, 4)).square().sum().backward()
     optimizer.step()
     assert not torch.equal(before, model.weight)
+
+
+def test_as_many_betas_as_the_optimiser_takes() -> None:
+    with pytest.raises(UserError, match=r"optim.betas=\[0.9, 0.999\]: optim.name=adan takes 3 numbers"):
+        create_optimizer(nn.Linear(2, 2), OptimConfig(name="adan"), 0.1)

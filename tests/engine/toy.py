@@ -1,6 +1,6 @@
 """A task small enough to train in milliseconds: two blobs of points, a linear classifier, batches by position."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -58,6 +58,14 @@ class ToyTask:
     def eval_metrics(self, counts: Tensor) -> dict[str, float]:
         images, right = counts.tolist()
         return {"top1": 100 * right / images}
+
+    def notes(self) -> list[str]:
+        return []
+
+    def state(self) -> dict[str, object]:
+        return {}
+
+    def load_state(self, state: Mapping[str, object]) -> None: ...
 
     def data_wait(self) -> float:
         return 0.0

@@ -39,7 +39,7 @@ def _judge(error: Exception) -> tuple[int, str | None]:
     """Exit code and one line; no line for what nobody foresaw."""
     if isinstance(error, UserError):
         return USER_ERROR, str(error)
-    if type(error) in (ValueError, RuntimeError) and _raised_by_library(error):
+    if type(error) is ValueError and _raised_by_library(error):
         return USER_ERROR, str(error)
     if type(error).__name__ == "OutOfMemoryError":
         cure = "raise optim.accumulate, or lower data.batch_size or data.eval_batch_size"

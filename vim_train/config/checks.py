@@ -193,9 +193,8 @@ def _check_ranges(cfg: Config) -> None:
 
 
 def _check_run_name(name: str) -> None:
-    parts = Path(name).parts
-    if not parts or Path(name).is_absolute() or ".." in parts:
-        raise _refusal("run.name", name, "a folder name under run.root")
+    if not name or name.startswith(".") or "/" in name or "\0" in name:
+        raise _refusal("run.name", name, "a folder name under run.root, without / and not starting with a dot")
 
 
 def _check_data(data: DataConfig) -> None:
@@ -240,8 +239,8 @@ def _check_augment(augment: AugmentConfig, lane: int) -> None:
     for key, pair in {"augment.crop_scale": augment.crop_scale, "augment.crop_ratio": augment.crop_ratio}.items():
         if len(pair) != 2 or pair[0] > pair[1]:
             raise _refusal(key, pair, "[smallest,largest]")
-    if lane == 1 and (augment.mixup_alpha > 0 or augment.cutmix_alpha > 0):
-        raise _refusal("data.lane", lane, "2 or more with mixup or cutmix: images mix inside a lane")
+    if lane % 2 and augment.mix_prob > 0 and (augment.mixup_alpha > 0 or augment.cutmix_alpha > 0):
+        raise _refusal("data.lane", lane, "an even number with mixup or cutmix, which pair the images of a lane")
 
 
 def _check_optim(optim: OptimConfig) -> None:

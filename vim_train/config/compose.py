@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -89,7 +89,15 @@ def validate(cfg: DictConfig, schema: type[T]) -> tuple[T, Plain]:
     assert isinstance(typed, schema)
     assert isinstance(plain, dict)
     _CHECKS[schema](typed)  # type: ignore[operator]
+    _settle_root(typed, plain)
     return typed, plain  # type: ignore[return-value]
+
+
+def _settle_root(typed: object, plain: dict[Any, Any]) -> None:
+    """Make `data.root` absolute, so that the saved configuration means the same from any working directory."""
+    data, section = getattr(typed, "data", None), plain.get("data")
+    if getattr(data, "root", None) is not None and isinstance(section, dict):
+        data.root = section["root"] = os.path.abspath(data.root)  # type: ignore[union-attr]
 
 
 def _expand_home(node: object) -> object:

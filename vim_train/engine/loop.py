@@ -23,6 +23,9 @@ from vim_train.engine.state import DivergedError, TrainState, Window, create_ema
 from vim_train.engine.stopping import StopRequest
 from vim_train.engine.task import B, Task
 
+OVERFLOWS_MAX = 40
+"""fp16 overflows in a row that stop a run: halved so often from 2^16, the scale is no longer at fault."""
+
 
 @dataclass
 class Trainer(Generic[B]):
@@ -51,7 +54,14 @@ class Trainer(Generic[B]):
 
     def restore(self, loaded: checkpoint.Loaded) -> None:
         self.state.restore(loaded)
+        self.last_metrics = dict(loaded.meta.get("metrics", {}))
         self.report.load_state(loaded.state["report"])
+        self.task.load_state(loaded.state["task"])
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done and the last evaluation too, which a stop request may have cut short."""
+        return self.state.counters.evaluated_step == self.total_steps
 
     def train(self) -> dict[str, float]:
         """Train to the end, or until a stop is asked for; returns the last evaluation's metrics."""
@@ -65,7 +75,9 @@ class Trainer(Generic[B]):
 
         self.report.start_training(total, self.schedule.steps_per_epoch, counters.step)
         if counters.step > 0 and due("eval") and counters.evaluated_step != counters.step:
-            self._evaluate()  # the stop that made this checkpoint came before or during the evaluation
+            improved = self._evaluate()  # the stop that made this checkpoint came before or during the evaluation
+            if counters.evaluated_step == counters.step:
+                self._save(improved)
 
         batches = self.task.train_batches(counters.step, total)
         state.model.train()
@@ -77,6 +89,8 @@ class Trainer(Generic[B]):
 
             meter.update(images, self.task.data_wait())
             self.report.progress(counters.step, loss, lr, meter.images_per_s, meter.data_wait, memory_mb(self.device))
+            for note in self.task.notes():
+                self.report.event(counters.step, note)
             if due("log"):
                 self._log(lr, meter)
             meter.pause()
@@ -108,10 +122,9 @@ class Trainer(Generic[B]):
                 torch.nn.utils.clip_grads_with_norm_(self.parameters, optim.grad_clip_norm, norm)
             set_lr(state.optimizer, lr)
             scaler.step(state.optimizer)
-            if math.isfinite(norm_value):  # else the scaler has skipped the update and will lower its scale
-                state.update_ema(self.cfg.ema.warmup)
-                state.window.add(loss_value, norm_value)
-        scaler.update()
+            state.update_ema(self.cfg.ema.warmup)
+            state.window.add(loss_value, norm_value)
+        scaler.update()  # lowers the scale where `unscale_` met an overflow
         state.optimizer.zero_grad(set_to_none=True)
         return loss_value, images
 
@@ -122,18 +135,24 @@ class Trainer(Generic[B]):
     def _finite(self, loss: float, norm: float) -> bool:
         """Whether to take the update; applies the policy where loss or gradient is not finite.
 
+        An overflow of fp16's scaled gradient is none of the policy's business, as long as it passes.
+
         Raises:
             DivergedError: the policy is to stop, or too many updates in a row were skipped.
         """
         optim, counters = self.cfg.optim, self.state.counters
-        scaled = self.state.precision.scaler.is_enabled()
-        if math.isfinite(loss) and (math.isfinite(norm) or scaled):
+        if math.isfinite(loss) and math.isfinite(norm):
             counters.skipped_in_a_row = 0
             return True
-        counters.skipped += 1
         counters.skipped_in_a_row += 1
         step, epoch = counters.step, counters.step // self.schedule.steps_per_epoch
         text = f"loss {loss:.4g} and gradient norm {norm:.4g} at step {step} (epoch {epoch})"
+        if math.isfinite(loss) and self.state.precision.scaler.is_enabled():
+            counters.overflows += 1
+            if counters.skipped_in_a_row < OVERFLOWS_MAX:
+                return False
+            raise DivergedError(f"{text}: fp16 overflowed {OVERFLOWS_MAX} times in a row; take precision=bf16 or fp32")
+        counters.skipped += 1
         if optim.non_finite is NonFinite.stop:
             raise DivergedError(
                 f"{text}: no update was made; lower optim.lr, set optim.grad_clip_norm, or optim.non_finite=skip"
@@ -178,7 +197,7 @@ class Trainer(Generic[B]):
         counters, cfg = self.state.counters, self.cfg
         self.report.phase("saving")
         model, ema = self.state.weights()
-        state = self.state.rest() | {"report": self.report.state()}
+        state = self.state.rest() | {"report": self.report.state(), "task": self.task.state()}
         meta = self.meta | {"epoch": self._epoch(), "metrics": self.last_metrics}
         try:
             checkpoint.save(

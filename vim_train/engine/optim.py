@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from timm.optim import create_optimizer_v2, list_optimizers
+from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
 from torch import nn
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import Optimizer
 
 from vim_train.config.errors import UserError
 from vim_train.config.schema import OptimConfig
 
-FUSED = {"adam": Adam, "adamw": AdamW, "sgd": SGD}  # torch's own, which have a fused kernel on CPU and GPU
+FUSED = ("adam", "adamw", "sgd")  # torch's own, which have a fused kernel on CPU and GPU
 
 
 def create_optimizer(model: nn.Module, cfg: OptimConfig, lr: float) -> Optimizer:
@@ -23,7 +23,12 @@ def create_optimizer(model: nn.Module, cfg: OptimConfig, lr: float) -> Optimizer
         raise UserError(f"optim.name={cfg.name}: timm has no such optimiser; try one of {close}")
     if hasattr(model, "decay_a_log"):
         setattr(model, "decay_a_log", cfg.decay_a_log)  # noqa: B010  (an nn.Module's attributes are typed as tensors)
-    arguments: dict[str, Any] = {"eps": cfg.eps, "betas": tuple(cfg.betas)} if "adam" in cfg.name else {}
+    arguments: dict[str, Any] = {"eps": cfg.eps} if "adam" in cfg.name else {}
+    info = get_optimizer_info(cfg.name)
+    if info.has_betas:
+        if len(cfg.betas) != info.num_betas:
+            raise UserError(f"optim.betas={cfg.betas}: optim.name={cfg.name} takes {info.num_betas} numbers")
+        arguments["betas"] = tuple(cfg.betas)
     if cfg.name in FUSED:
         arguments["fused"] = True
     try:

@@ -8,9 +8,13 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from vim_train.config.errors import UserError
 from vim_train.config.schema import EmaConfig
 from vim_train.engine.checkpoint import Loaded, check_compatible
 from vim_train.engine.precision import Precision
+
+CONFIGURED = ("weight_decay", "betas", "eps", "momentum")
+"""What an optimiser's state holds but the configuration decides, also of a run that goes on with another one."""
 
 
 @dataclass
@@ -40,6 +44,8 @@ class Counters:
     best: float | None = None
     best_step: int | None = None
     skipped: int = 0
+    overflows: int = 0
+    """Updates that fp16's scaler skipped."""
     skipped_in_a_row: int = 0
 
 
@@ -61,20 +67,40 @@ class TrainState:
         """Plain containers and tensors only, so that it loads with ``weights_only=True``."""
         return {
             "optimizer": self.optimizer.state_dict(),
+            "optimizer_class": type(self.optimizer).__name__,
             "scaler": self.precision.scaler.state_dict(),
             "counters": asdict(self.counters),
             "window": asdict(self.window),
         }
 
     def restore(self, loaded: Loaded) -> None:
+        """Take over a checkpoint.
+
+        Raises:
+            UserError: weights of another model, or state of another optimiser or for other groups of parameters.
+        """
         check_compatible(loaded.model, self.model.state_dict())
         self.model.load_state_dict(loaded.model)
         if self.ema is not None:
             self.ema.module.load_state_dict(loaded.model if loaded.ema is None else loaded.ema)
-        self.optimizer.load_state_dict(loaded.state["optimizer"])
-        self.precision.scaler.load_state_dict(loaded.state["scaler"])
+        self._restore_optimizer(loaded.state)
+        if loaded.state["scaler"]:  # empty without fp16
+            self.precision.scaler.load_state_dict(loaded.state["scaler"])
         self.counters = Counters(**loaded.state["counters"])
         self.window = Window(**loaded.state["window"])
+
+    def _restore_optimizer(self, state: dict[str, Any]) -> None:
+        anew = "take another run.name with model.checkpoint=... to start from its weights"
+        own = type(self.optimizer).__name__
+        if (theirs := state.get("optimizer_class", own)) != own:
+            raise UserError(f"optim.name: the checkpoint holds the state of {theirs}, not of {own}; {anew}")
+        configured = [{k: group[k] for k in CONFIGURED if k in group} for group in self.optimizer.param_groups]
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+        except ValueError as error:
+            raise UserError(f"optim: the checkpoint's optimiser does not fit ({error}); {anew}") from error
+        for group, settings in zip(self.optimizer.param_groups, configured, strict=True):
+            group.update(settings)
 
     def update_ema(self, warmup: bool) -> None:
         if self.ema is not None:

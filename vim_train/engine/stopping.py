@@ -25,16 +25,21 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Turn SIGINT, SIGTERM, SIGUSR1 and SIGHUP into a StopRequest while the context lasts."""
+    """Turn SIGINT, SIGTERM, SIGUSR1 and SIGHUP into a StopRequest while the context lasts.
+
+    SIGHUP stays ignored where it is: that is how nohup keeps a run going without its terminal.
+    """
     request = StopRequest()
     before = {number: signal.getsignal(number) for number in SIGNALS}
+    if before[signal.SIGHUP] is signal.SIG_IGN:
+        del before[signal.SIGHUP]
 
     def ask(number: int, frame: FrameType | None) -> None:
         request.caught = signal.Signals(number)
-        for each in SIGNALS:
+        for each in before:
             signal.signal(each, signal.default_int_handler if each is signal.SIGINT else signal.SIG_DFL)
 
-    for number in SIGNALS:
+    for number in before:
         signal.signal(number, ask)
     try:
         yield request

@@ -1,7 +1,7 @@
 """What the loop needs of a task, and nothing more."""
 
-from collections.abc import Iterable, Iterator
-from typing import Protocol, TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor, nn
 
@@ -43,6 +43,15 @@ class Task(Metrics[B], Protocol[B]):
 
     def loss(self, model: nn.Module, batch: B) -> Tensor:
         """Mean loss of a micro-batch, a scalar."""
+
+    def notes(self) -> list[str]:
+        """What a reader of the run should know of the data, since this was last asked."""
+
+    def state(self) -> dict[str, object]:
+        """What a checkpoint keeps of the task, in plain containers."""
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take up where `state` left off."""
 
     def data_wait(self) -> float:
         """Seconds spent waiting for data since the start."""

@@ -104,7 +104,7 @@ class RunReport:
         self._warned: set[str] = set()
         self._metrics_path = run_dir / "metrics.jsonl"
         self._metrics = MetricsFile(self._metrics_path, resumed_step)
-        self._wandb = WandbLogger(cfg.logger.wandb, run_dir, cfg.run.name, self._warn)
+        self._wandb = WandbLogger(cfg.logger.wandb, run_dir, run_dir.name, self._warn)
         self._earlier = 0.0  # seconds of training before this process
         self._drawn = clock()
         self._started = self._finished = self._closed = False
@@ -112,7 +112,7 @@ class RunReport:
 
     def start(self, facts: Mapping[str, str]) -> None:
         facts = redact(facts, self._secrets)
-        self._show(lambda screen: screen.start(self._cfg.run.name, facts))
+        self._show(lambda screen: screen.start(self._run_dir.name, facts))
 
     def start_training(self, total_steps: int, steps_per_epoch: int, first_step: int = 0) -> None:
         if choose_mode(self._cfg.logger.wandb.mode) is WandbMode.online:
@@ -211,7 +211,7 @@ class RunReport:
         self._try("metrics.jsonl", lambda: self._metrics.write(kind, step, epoch, numbers))
 
     def _draw(self) -> None:
-        self._try("curves", lambda: draw_curves(read_metrics(self._metrics_path), self._curves, self._cfg.run.name))
+        self._try("curves", lambda: draw_curves(read_metrics(self._metrics_path), self._curves, self._run_dir.name))
         self._drawn = self._clock()
 
     def _show(self, call: Callable[[Screen], None]) -> None:

@@ -1,5 +1,6 @@
 """Models by name, through timm's registry."""
 
+import re
 from dataclasses import asdict
 from enum import Enum
 from typing import Any
@@ -26,18 +27,32 @@ def build_model(cfg: TrainConfig, num_classes: int) -> nn.Module:
         close = timm.list_models(f"{name.split('_')[0]}*")[:8]
         known = ", ".join(close or timm.list_models("vim_*"))
         raise UserError(f"model.name={name}: no such model; try one of {known}")
-    torch.manual_seed(cfg.seed)
+    arguments = {
+        "num_classes": num_classes,
+        "in_chans": cfg.model.in_chans,
+        "img_size": cfg.data.img_size,
+        "drop_path_rate": cfg.model.drop_path_rate,
+        **architecture(cfg.model),
+    }
+    # A convolutional network takes any size and has no argument for it; not every model has stochastic depth.
+    dispensable = {"img_size"} if cfg.model.drop_path_rate else {"img_size", "drop_path_rate"}
     try:
-        return timm.create_model(
-            name,
-            num_classes=num_classes,
-            in_chans=cfg.model.in_chans,
-            img_size=cfg.data.img_size,
-            drop_path_rate=cfg.model.drop_path_rate,
-            **architecture(cfg.model),
-        )
+        return _create(name, cfg.seed, arguments, dispensable)
     except (ValueError, TypeError, AssertionError) as error:
         raise UserError(f"model.name={name} with data.img_size={cfg.data.img_size}: {error}") from error
+
+
+def _create(name: str, seed: int, arguments: dict[str, Any], dispensable: set[str]) -> nn.Module:
+    """The model, without those `dispensable` arguments that it does not know."""
+    torch.manual_seed(seed)
+    try:
+        return timm.create_model(name, **arguments)
+    except TypeError as error:
+        unknown = set(re.findall(r"'(\w+)'", str(error).partition("unexpected keyword argument")[2])) & dispensable
+        if not unknown:
+            raise
+    kept = {key: value for key, value in arguments.items() if key not in unknown}
+    return _create(name, seed, kept, dispensable - unknown)
 
 
 def architecture(cfg: ModelConfig) -> dict[str, Any]:

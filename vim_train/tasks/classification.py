@@ -1,6 +1,7 @@
 """Image classification: one label an image, or a mixture of two."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -78,6 +79,17 @@ class Classification(Validation):
             # timm's models draw from torch's generators: tie these to the place in the data.
             _seed_generators(self.device, key(cfg.seed, Stream.DROP_PATH, batch.epoch, int(batch.positions[0])))
         return self.criterion(model(batch.images, **keywords).float(), batch.targets)
+
+    def notes(self) -> list[str]:
+        return [
+            f"replaced {bad.path} (class {bad.class_name}): {bad.reason}" for bad in self.train_stream.new_bad_images()
+        ]
+
+    def state(self) -> dict[str, object]:
+        return self.train_stream.state()
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.train_stream.load_state(state)
 
     def data_wait(self) -> float:
         return self.train_stream.wait_s

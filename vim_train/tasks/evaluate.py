@@ -13,6 +13,7 @@ from vim_train.config.evaluation import run_config
 from vim_train.config.schema import EvalCommand, Weights
 from vim_train.engine.checkpoint import NoEmaError, load_weights
 from vim_train.engine.evaluation import evaluate as evaluate_model
+from vim_train.engine.manifest import EMA
 from vim_train.engine.precision import set_precision
 from vim_train.engine.setup import choose_device, configure_torch
 from vim_train.tasks.build import build_model
@@ -24,7 +25,7 @@ def evaluate(command: EvalCommand, plain: Plain) -> int:
     """Print, and with `json` write, the metrics of raw and averaged weights; returns the exit code.
 
     Raises:
-        UserError: no such checkpoint, or data that does not fit it.
+        UserError: no such checkpoint or weights, or data that does not fit it.
     """
     cfg = run_config(command)
     device = choose_device(command.device)
@@ -50,10 +51,14 @@ def evaluate(command: EvalCommand, plain: Plain) -> int:
 
 
 def _wanted(command: EvalCommand) -> list[Weights]:
+    path = Path(command.checkpoint)
+    if path.is_file():  # one file holds one set of weights
+        held = Weights.ema if path.name == EMA else Weights.raw
+        if command.weights not in (held, Weights.both):
+            raise UserError(f"weights={command.weights.value}: {path} holds the {held.value} weights")
+        return [held]
     if command.weights is not Weights.both:
         return [command.weights]
-    if Path(command.checkpoint).is_file():
-        return [Weights.raw]  # one file holds one set of weights
     try:
         load_weights(command.checkpoint, "ema")
     except NoEmaError:

@@ -47,7 +47,10 @@ def scan_line(device: torch.device) -> str:
 
 def device_line(device: torch.device) -> str:
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+        count = torch.cuda.device_count()
+        return torch.cuda.get_device_name(device) + (
+            f", one of {count}: this release trains on one" if count > 1 else ""
+        )
     return f"cpu ({_cpu_name()}), {torch.get_num_threads()} threads"
 
 

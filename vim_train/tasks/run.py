@@ -1,5 +1,6 @@
 """A whole run: set up, build, take up an earlier checkpoint, train, leave with an exit code."""
 
+import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -10,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from vim_train.config.checks import peak_lr
 from vim_train.config.compose import Plain
 from vim_train.config.errors import UserError
-from vim_train.config.schema import TrainConfig
+from vim_train.config.schema import Resume, TrainConfig
 from vim_train.engine import checkpoint
 from vim_train.engine.checkpoint import CheckpointError
 from vim_train.engine.loop import Trainer
@@ -20,6 +21,7 @@ from vim_train.engine.setup import choose_device, configure_torch
 from vim_train.engine.state import DivergedError
 from vim_train.engine.stopping import StopRequest, stop_on_signals
 from vim_train.report.report import Report, open_report
+from vim_train.report.summary import versions
 from vim_train.tasks.classification import Classification
 from vim_train.tasks.facts import provenance
 from vim_train.tasks.weights import load_into
@@ -33,6 +35,8 @@ def train(cfg: TrainConfig, plain: Plain) -> int:
     Raises:
         UserError: anything the user can put right; nothing has been trained then.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("WORLD_SIZE is above 1: this release trains in one process; start vim-train without torchrun")
     device = choose_device(cfg.device)
     configure_torch(cfg.ops, cfg.determinism)
     task = Classification(cfg, device)
@@ -54,11 +58,16 @@ def _train(
     if run.resume_from is None and cfg.model.checkpoint is not None:
         meta = load_into(task.model, cfg.model.checkpoint)
         run.notes.append(f"starts from the weights of {meta['path']}")
-    meta = {"config": _identity(cfg), "classes": task.classes, "fingerprint": task.train_source.fingerprint()}
+    meta = {
+        "config": _identity(cfg),
+        "classes": task.classes,
+        "fingerprint": task.train_source.fingerprint(),
+        "versions": versions(),
+    }
     trainer = Trainer(cfg, task, schedule, task.device, run.path, meta, report, stop)
     if run.resume_from is not None:
         loaded = checkpoint.load(run.resume_from.path)
-        _check_same_data(loaded.meta, meta)
+        run.notes += _check_same_data(loaded.meta, meta, cfg.run.resume) + _other_versions(loaded.meta, meta)
         trainer.restore(loaded)
     for note in run.notes:
         report.event(trainer.state.counters.step, note)
@@ -71,7 +80,7 @@ def _train(
         report.event(trainer.state.counters.step, f"stopped: the checkpoint could not be written: {error}")
         return FAILED
     counters = trainer.state.counters
-    if counters.step < trainer.total_steps and stop.caught is not None:
+    if stop.caught is not None and not trainer.finished:
         report.event(
             counters.step,
             f"{stop.caught.name}: saved at step {counters.step:,} of {trainer.total_steps:,};"
@@ -79,7 +88,8 @@ def _train(
         )
         return stop.exit_code
     bad = [asdict(record) for record in task.train_stream.bad_images]
-    report.finish({"finished": True, "skipped_updates": counters.skipped, "bad_images": bad}, _next(cfg, run.path))
+    counts = {"skipped_updates": counters.skipped, "fp16_overflows": counters.overflows}
+    report.finish({"finished": True, **counts, "bad_images": bad}, _next(cfg, run.path))
     return 0
 
 
@@ -88,17 +98,29 @@ def _identity(cfg: TrainConfig) -> dict[str, object]:
     return {"model": cfg.model.name, "img_size": cfg.data.img_size, "data": cfg.data.name.value}
 
 
-def _check_same_data(then: Mapping[str, object], now: Mapping[str, object]) -> None:
-    """Raises:
-    UserError: the data has changed since the checkpoint, so that going on would not be the same run.
+def _check_same_data(then: Mapping[str, object], now: Mapping[str, object], resume: Resume) -> list[str]:
+    """Notes on data that has changed since the checkpoint and is accepted, with `run.resume=must`.
+
+    Raises:
+        UserError: it has changed, so that going on would not be the same run.
     """
     if then.get("classes") != now["classes"]:
         raise UserError("the classes of data.root are not those of the checkpoint; take another run.name to start anew")
-    if then.get("fingerprint") != now["fingerprint"]:
-        raise UserError(
-            "the images of data.root are not those of the checkpoint (added, removed or changed);"
-            " restore them, or take another run.name to start anew"
-        )
+    if then.get("fingerprint") == now["fingerprint"]:
+        return []
+    changed = "the images of data.root are not those of the checkpoint (added, removed or changed)"
+    if resume is Resume.must:
+        return [f"{changed}: goes on all the same"]
+    raise UserError(f"{changed}; restore them, take another run.name to start anew, or run.resume=must to go on")
+
+
+def _other_versions(then: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
+    """A note on packages that changed since the checkpoint: pixels and sums may differ in their last bits."""
+    old, new = then.get("versions"), now["versions"]
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return []
+    changed = [f"{name} {old.get(name)} is now {new[name]}" for name in new if old.get(name) != new[name]]
+    return [f"not exactly the run it was: {', '.join(changed)}"] if changed else []
 
 
 def _next(cfg: TrainConfig, run_dir: Path) -> list[str]:

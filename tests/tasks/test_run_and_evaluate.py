@@ -1,0 +1,33 @@
+"""Small decisions of a run and of an evaluation."""
+
+from pathlib import Path
+
+import pytest
+
+from vim_train.config.errors import UserError
+from vim_train.config.schema import EvalCommand, Resume, Weights
+from vim_train.tasks.evaluate import _wanted
+from vim_train.tasks.run import _check_same_data
+
+THEN = {"classes": ["a", "b"], "fingerprint": "1"}
+
+
+def test_changed_images_need_a_word_changed_classes_are_refused() -> None:
+    changed = THEN | {"fingerprint": "2"}
+    assert _check_same_data(THEN, THEN, Resume.auto) == []
+    with pytest.raises(UserError, match=r"run\.resume=must to go on"):
+        _check_same_data(THEN, changed, Resume.auto)
+    [note] = _check_same_data(THEN, changed, Resume.must)
+    assert note.endswith("goes on all the same")
+    with pytest.raises(UserError, match=r"the classes of data\.root"):
+        _check_same_data(THEN, THEN | {"classes": ["a", "c"]}, Resume.must)
+
+
+@pytest.mark.parametrize(("name", "held"), [("model.safetensors", Weights.raw), ("ema.safetensors", Weights.ema)])
+def test_a_file_is_evaluated_as_the_weights_it_holds(tmp_path: Path, name: str, held: Weights) -> None:
+    (tmp_path / name).touch()
+    command = EvalCommand(checkpoint=str(tmp_path / name))
+    assert _wanted(command) == [held]
+    command.weights = Weights.ema if held is Weights.raw else Weights.raw
+    with pytest.raises(UserError, match=f"holds the {held.value} weights"):
+        _wanted(command)
