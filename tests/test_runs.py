@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+pytestmark = pytest.mark.slow
+
 TIMELESS = ("kind", "step", "epoch", "train/loss", "train/lr", "train/grad_norm")
 
 

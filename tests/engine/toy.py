@@ -57,7 +57,7 @@ class ToyTask:
 
     def eval_metrics(self, counts: Tensor) -> dict[str, float]:
         images, right = counts.tolist()
-        return {"top1": 100 * right / images}
+        return {"top1": 100 * right / images, "images": images}
 
     def notes(self) -> list[str]:
         return []
