@@ -129,5 +129,5 @@ def _next(cfg: TrainConfig, run_dir: Path) -> list[str]:
     longer = shlex.join(
         ["vim-train", *kept, f"run.name={cfg.run.name}-longer", f"schedule.epochs={2 * cfg.schedule.epochs}"]
     )
-    own = "vim-train data=folder data.root=PHOTOS data.img_size=28 run.name=mine  # PHOTOS: a folder of images a class"
+    own = "vim-train data=folder data.root=PHOTOS data.img_size=28 run.name=mine  # one folder a class"
     return [f"vim-eval checkpoint={run_dir}", longer, own]
