@@ -79,7 +79,7 @@ def test_a_failure_is_one_warning_and_changes_nothing_else(
     import wandb
 
     without, failing = make_run("without"), make_run("failing")
-    plain = without.whole().replace("/without", "/failing")
+    plain = without.whole().replace("without", "failing")
     failing.cfg.logger.wandb.mode = WandbMode.offline
 
     def fail(*args: object, **kwargs: object) -> None:
