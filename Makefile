@@ -13,7 +13,7 @@ help: ## Show this help
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 	@echo; echo '  ARGS="…" is passed on:  make train ARGS="schedule.epochs=2"   make test ARGS="-k scan"'
 
-train: $(INSTALLED) ## Train on the embedded images (2 cores: about 4 minutes after installation)
+train: $(INSTALLED) ## Train on the embedded images (2 cores: 2 to 4 minutes after installation)
 	@$(BIN)/vim-train $(ARGS)
 
 test: $(INSTALLED) ## Run the tests

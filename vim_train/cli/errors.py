@@ -1,6 +1,7 @@
 """One line for the user's mistakes, a traceback for ours, and the exit codes."""
 
 import linecache
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -22,7 +23,12 @@ _LIBRARIES = (_PACKAGE / "models", _PACKAGE / "ops")
 def guarded(program: str, debug: bool, work: Callable[[], int]) -> int:
     """Exit code of `work`, with whatever it raises reported on stderr."""
     try:
-        return work()
+        code = work()
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader of our output has left, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
         return INTERRUPTED

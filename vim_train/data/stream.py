@@ -36,7 +36,10 @@ class TrainStream:
         self, source: Source, cfg: TrainConfig, num_classes: int, device: torch.device, *, timeout_s: float = TIMEOUT_S
     ) -> None:
         if cfg.data.batch_size > len(source):
-            raise UserError(f"data.batch_size={cfg.data.batch_size} is more than the {len(source)} training images")
+            raise UserError(
+                f"data.batch_size={cfg.data.batch_size} is more than the {len(source)} training images;"
+                " take a smaller data.batch_size and a data.lane that divides it"
+            )
         self._source, self._cfg, self._device, self._timeout_s = source, cfg, device, timeout_s
         skip = cfg.data.bad_images is BadImages.skip
         self._fetch = Fetch(

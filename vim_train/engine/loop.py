@@ -207,7 +207,7 @@ class Trainer(Generic[B]):
         except CheckpointError as error:
             if counters.step == self.total_steps or self.stop.caught is not None:
                 raise
-            self.report.event(counters.step, f"not saved: {error}")
+            self.report.event(counters.step, str(error))
 
     def _epoch(self) -> int:
         return self.state.counters.step // self.schedule.steps_per_epoch

@@ -25,6 +25,8 @@ FREE_KEYS = (
     "debug",
     "logger",
     "data.workers",
+    "data.bad_images",
+    "data.bad_images_max",
     "ops.threads",
     "ops.tune_malloc",
     "checkpoint.every",

@@ -2,6 +2,8 @@
 
 import os
 import shlex
+import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -126,8 +128,15 @@ def _other_versions(then: Mapping[str, object], now: Mapping[str, object]) -> li
 def _next(cfg: TrainConfig, run_dir: Path) -> list[str]:
     given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
     kept = [item for item in given if not item.startswith(("run.name=", "schedule.epochs="))]
-    longer = shlex.join(
-        ["vim-train", *kept, f"run.name={cfg.run.name}-longer", f"schedule.epochs={2 * cfg.schedule.epochs}"]
-    )
-    own = "vim-train data=folder data.root=PHOTOS data.img_size=28 run.name=mine  # one folder a class"
-    return [f"vim-eval checkpoint={run_dir}", longer, own]
+    train = _command("vim-train")
+    longer = shlex.join([train, *kept, f"run.name={cfg.run.name}-longer", f"schedule.epochs={2 * cfg.schedule.epochs}"])
+    own = f"{train} data=folder data.root=PHOTOS data.img_size=28 run.name=mine  # one folder a class"
+    return [f"{_command('vim-eval')} checkpoint={run_dir}", longer, own]
+
+
+def _command(name: str) -> str:
+    """How to call a console command from here: by name, or by path where it is not on PATH."""
+    if shutil.which(name) is not None:
+        return name
+    path, here = Path(sys.executable).parent / name, Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
