@@ -60,11 +60,11 @@ def make_problem(shape: tuple[int, int, int, int], dtype: torch.dtype) -> Proble
 def kernel_calls(p: Problem) -> dict[str, Call]:
     """The native library with its allocations, without torch's dispatcher and autograd."""
     options = ([p.direction], p.z, True, 1.0)
-    _, checkpoints = native.scan(*options, save=True)
+    _, checkpoints, _ = native.scan("cpu", *options, save=True, last=False)
     return {
-        "forward": lambda: native.scan(*options, save=False),
-        "forward, states kept": lambda: native.scan(*options, save=True),
-        "backward": lambda: native.scan_backward(p.dout, checkpoints, *options),
+        "forward": lambda: native.scan("cpu", *options, save=False, last=False),
+        "forward, states kept": lambda: native.scan("cpu", *options, save=True, last=False),
+        "backward": lambda: native.scan_backward("cpu", p.dout, checkpoints, *options),
     }
 
 
@@ -163,8 +163,8 @@ def same_bits(p: Problem) -> bool:
     for threads in (1, 2):
         torch.set_num_threads(threads)
         options = ([p.direction], p.z, True, 1.0)
-        out, checkpoints = native.scan(*options, save=True)
-        (grads,), dz = native.scan_backward(p.dout, checkpoints, *options)
+        out, checkpoints, _ = native.scan("cpu", *options, save=True, last=False)
+        (grads,), dz = native.scan_backward("cpu", p.dout, checkpoints, *options)
         results.append([out, dz, *grads])
     torch.set_num_threads(1)
     return all(torch.equal(a, b) for a, b in zip(*results, strict=True))
@@ -190,11 +190,12 @@ def main() -> None:
     parser.add_argument("--reference", action="store_true", help="also the plain PyTorch loop (two rounds)")
     parser.add_argument("--prototypes", type=Path, metavar="DIR", help="also bwd.cpp of this folder, compiled here")
     args = parser.parse_args()
-    if native.library is None:
-        parser.exit(1, f"{native.detail}\n")
+    library = native.libraries["cpu"]
+    if not library.loaded:
+        parser.exit(1, f"{library.detail}\n")
     keep_freed_memory()  # as the commands do
     torch.set_num_threads(1)
-    print(f"{processor()}, one core; instruction set {native.detail}; torch {torch.__version__}; {args.dtype}")
+    print(f"{processor()}, one core; {library.detail}; torch {torch.__version__}; {args.dtype}")
     with tempfile.TemporaryDirectory() as folder:
         prototype = build_prototype(args.prototypes, Path(folder)) if args.prototypes else None
         for shape in args.shape or [(1, 197, 384, 16), (1, 197, 768, 16), (1, 197, 1536, 16)]:

@@ -20,6 +20,13 @@ def test_gradient_checkpointing_gives_the_same_bits(backend: str, small: Callabl
     assert all(map(torch.equal, plain, gradients(model, x, drop_path_noise=noise)))
 
 
+def test_states_computed_again_give_the_same_bits(backend: str, small: Callable) -> None:
+    x, noise = torch.randn(2, 3, 16, 16), torch.rand(2, 4)
+    kept, again = (small(depth=3, recompute_states=recompute) for recompute in (False, True))
+    again.load_state_dict(kept.state_dict())
+    assert all(map(torch.equal, *(gradients(model, x, drop_path_noise=noise) for model in (kept, again))))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_is_near_fp32(dtype: torch.dtype, backend: str, small: Callable) -> None:
     model = small(depth=3, drop_path_rate=0.3)

@@ -58,8 +58,14 @@ def backend(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def library() -> None:
     """Skips where the native library was not built."""
-    if native.library is None:
-        pytest.skip(native.detail)
+    if not native.libraries["cpu"].loaded:
+        pytest.skip(native.libraries["cpu"].detail)
+
+
+@pytest.fixture
+def every_backend(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each backend in turn, for functions that choose it by themselves."""
+    monkeypatch.setenv("VIM_TRAIN_SCAN", backend)
 
 
 @pytest.fixture

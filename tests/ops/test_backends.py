@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from vim_train import ops
-from vim_train.ops import backends, native
+from vim_train.ops import backends, checks, loading, native
 
 Forced = Callable[[str], None]
 
@@ -27,21 +27,19 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the native functions called."""
     names: list[str] = []
     call = native._call
-    monkeypatch.setattr(native, "_call", lambda name, args: (names.append(name), call(name, args))[1])
+    monkeypatch.setattr(native, "_call", lambda _, name, *args: (names.append(name), call(_, name, *args))[1])
     return names
 
 
 @pytest.fixture
 def no_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    library, detail = native.load_library([str(tmp_path)])
-    monkeypatch.setattr(native, "library", library)
-    monkeypatch.setattr(native, "detail", detail)
+    monkeypatch.setitem(native.libraries, "cpu", loading.load("cpu", [str(tmp_path)]))
     monkeypatch.setattr(backends, "_warned", set())
 
 
 def test_the_library_is_built_where_a_compiler_is() -> None:
     if shutil.which("c++"):
-        assert native.library is not None, native.detail
+        assert native.libraries["cpu"].loaded, native.libraries["cpu"].detail
 
 
 def test_the_cpu_backend_is_chosen_for_cpu_tensors(library: None, calls: list[str]) -> None:
@@ -73,7 +71,7 @@ def test_the_argument_goes_before_set_backend_before_the_environment(
     _scan("cpu")
     assert calls == ["vt_scan_forward"]
     forced("auto")
-    with pytest.raises(RuntimeError, match="VIM_TRAIN_SCAN: the cuda scan backend is not available"):
+    with pytest.raises(RuntimeError, match="cuda scan backend"):
         _scan()
 
 
@@ -93,7 +91,10 @@ def test_an_unknown_backend_is_named(forced: Forced, monkeypatch: pytest.MonkeyP
         ops.active_backend("cpu")
 
 
-def test_cuda_cannot_be_forced_where_there_is_none(forced: Forced) -> None:
+def test_cuda_cannot_be_forced_where_there_is_none(
+    forced: Forced, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(native.libraries, "cuda", loading.load("cuda", [str(tmp_path)]))
     with pytest.raises(RuntimeError, match="the cuda scan backend is not available: "):
         forced("cuda")
     with pytest.raises(RuntimeError, match="the cuda scan backend is not available: "):
@@ -106,7 +107,10 @@ def test_the_cpu_backend_refuses_other_devices(library: None, monkeypatch: pytes
         ops.active_backend("cuda")
 
 
-def test_cuda_tensors_run_the_reference_with_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_tensors_without_a_library_run_the_reference_with_one_warning(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(native.libraries, "cuda", loading.load("cuda", [str(tmp_path)]))
     monkeypatch.setattr(backends, "_warned", set())
     with pytest.warns(RuntimeWarning, match="selective scan on cuda runs the slow PyTorch reference") as record:
         names = [backends.resolve(None, "cuda", torch.float32) for _ in range(2)]
@@ -115,7 +119,7 @@ def test_cuda_tensors_run_the_reference_with_one_warning(monkeypatch: pytest.Mon
 
 
 def test_without_a_library_the_reference_runs_and_says_why(no_library: None, forced: Forced) -> None:
-    with pytest.warns(RuntimeWarning, match=r"native library was not built .*apt install g\+\+") as record:
+    with pytest.warns(RuntimeWarning, match=r"native cpu library was not built .*apt install g\+\+") as record:
         first = _scan()
     assert len(record) == 1
     with warnings.catch_warnings():
@@ -130,40 +134,70 @@ def test_without_a_library_the_reference_runs_and_says_why(no_library: None, for
 
 
 def test_a_broken_library_is_named(tmp_path: Path) -> None:
-    path = tmp_path / native.LIBRARY_NAME
+    path = tmp_path / f"vim_train_cpu.{loading.SUFFIX}"
     path.write_bytes(b"no library")
-    library, detail = native.load_library([str(tmp_path)])
-    assert library is None
-    assert f"{path} cannot be loaded" in detail
-    assert "\n" not in detail
+    library = loading.load("cpu", [str(tmp_path)])
+    assert not library.loaded
+    assert f"{path} cannot be loaded" in library.detail
+    assert "\n" not in library.detail
 
 
 def test_a_library_of_another_abi_is_refused(library: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native.abi, "ABI_VERSION", 0)
-    loaded, detail = native.load_library(native.package_folders())
-    assert loaded is None
-    assert "has ABI version 1, not 0" in detail
+    monkeypatch.setattr(loading.abi, "ABI_VERSION", 0)
+    other = loading.load("cpu", loading.package_folders())
+    assert not other.loaded
+    assert "has ABI version 2, not 0" in other.detail
 
 
 def test_the_report_names_every_backend(library: None) -> None:
     report = {info.name: info for info in ops.backend_report()}
     assert list(report) == ["reference", "cpu", "cuda"]
     assert report["cpu"].detail.startswith("instruction set ")
-    assert not report["cuda"].available
+    assert report["cuda"].available == (native.libraries["cuda"].loaded and torch.cuda.is_available())
+
+
+def test_a_cuda_library_without_a_gpu_is_not_available_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    built = loading.NativeLibrary(object(), "sm_80, sm_90; CUDA 13.0", 13000)  # type: ignore[arg-type]
+    monkeypatch.setitem(native.libraries, "cuda", built)
+    (line,) = (info for info in ops.backend_report() if info.name == "cuda")
+    assert not line.available
+    assert line.detail == "the library is built (sm_80, sm_90; CUDA 13.0), but torch sees no GPU here"
+
+
+@pytest.mark.parametrize(
+    ("torch_cuda", "said"),
+    [
+        ("13.2", None),
+        ("12.8", "but this torch is for CUDA 12.8: put an nvcc of CUDA 12 on PATH"),
+        (None, "is without CUDA: install a CUDA build of torch"),
+    ],
+)
+def test_the_cuda_library_serves_a_torch_of_its_major_version(torch_cuda: str | None, said: str | None) -> None:
+    problem = loading.cuda_mismatch(13000, torch_cuda)
+    assert problem is None if said is None else said in str(problem)
+
+
+def test_a_deep_state_is_refused_on_cuda() -> None:
+    message = 'A has 33 states, the cuda backend takes up to 32; backend="reference" takes any number'
+    with pytest.raises(ValueError, match=message):
+        checks.check_states("selective_scan", torch.zeros(4, 33), "cuda")
 
 
 @pytest.mark.parametrize("isa", ["baseline", "avx2"])
 def test_a_lower_instruction_set_can_be_forced(
     library: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, isa: str
 ) -> None:
-    if isa not in {"avx512": ("baseline", "avx2"), "avx2": ("baseline",)}.get(native.detail, ()):
-        pytest.skip(f"{native.detail} is the instruction set here")
+    detail = native.libraries["cpu"].detail
+    lower = {"instruction set avx512": ("baseline", "avx2"), "instruction set avx2": ("baseline",)}
+    if isa not in lower.get(detail, ()):
+        pytest.skip(f"{detail} here")
     want = _scan("cpu")
-    found = native.find_library(native.package_folders())
+    found = loading.find("cpu", loading.package_folders())
     assert found is not None
     shutil.copy(found, tmp_path)  # a second copy chooses anew when it is loaded
     monkeypatch.setenv("VIM_TRAIN_ISA", isa)
-    other, detail = native.load_library([str(tmp_path)])
-    assert detail == isa
-    monkeypatch.setattr(native, "library", other)
+    other = loading.load("cpu", [str(tmp_path)])
+    assert other.detail == f"instruction set {isa}"
+    monkeypatch.setitem(native.libraries, "cpu", other)
     torch.testing.assert_close(_scan("cpu"), want, rtol=1e-5, atol=1e-5)

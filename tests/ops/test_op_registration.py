@@ -39,11 +39,11 @@ def test_opcheck_of_the_forwards(mixer: Callable[..., Any], backend: str) -> Non
     delta, _, A, _, B, _, C, _, D, _, z, delta_bias, _ = scan
     torch.library.opcheck(library.bimamba_conv, (*conv, backend))
     torch.library.opcheck(library.bimamba_conv, (conv[0], conv[1], None, conv[3], None, backend))
-    torch.library.opcheck(library.bimamba_scan, (u, u_b, *scan, True, True, backend))
+    torch.library.opcheck(library.bimamba_scan, (u, u_b, *scan, True, True, False, backend))
     every = (u, delta, A, B, C, D, z, delta_bias)
-    torch.library.opcheck(library.selective_scan, (*every, True, False, True, backend))
-    torch.library.opcheck(library.selective_scan, (*every[:5], None, None, None, False, True, True, backend))
-    torch.library.opcheck(library.selective_scan, (*(t.detach() for t in every), True, False, False, backend))
+    torch.library.opcheck(library.selective_scan, (*every, True, False, True, True, backend))
+    torch.library.opcheck(library.selective_scan, (*every[:5], None, None, None, False, True, True, False, backend))
+    torch.library.opcheck(library.selective_scan, (*(t.detach() for t in every), True, False, False, True, backend))
     weight = torch.randn(m.channels, requires_grad=True)
     torch.library.opcheck(library.add_rms_norm, (u, None, weight, 1e-5, backend))
     torch.library.opcheck(library.add_rms_norm, (u, u_b, weight, 1e-5, backend))
@@ -55,10 +55,10 @@ def test_opcheck_of_the_backwards(mixer: Callable[..., Any], backend: str) -> No
     u, u_b = ops.bimamba_conv(*conv, backend=backend)
     backwards = torch.ops.vim_train
     torch.library.opcheck(backwards.bimamba_conv_backward.default, (u, u_b, *conv, backend))
-    out, checkpoints = library.bimamba_scan(u, u_b, *scan, True, True, backend)
+    out, checkpoints, _ = library.bimamba_scan(u, u_b, *scan, True, True, False, backend)
     torch.library.opcheck(backwards.bimamba_scan_backward.default, (out, checkpoints, u, u_b, *scan, True, backend))
     inputs = (u, scan[0], scan[2], scan[4], scan[6], None, None, None, True, False)
-    out, checkpoints = library.selective_scan(*inputs, True, backend)
+    out, checkpoints, _ = library.selective_scan(*inputs, True, False, backend)
     torch.library.opcheck(backwards.selective_scan_backward.default, (out, checkpoints, *inputs, backend))
     weight = torch.randn(m.channels)
     _, residual, inv_rms = library.add_rms_norm(u, u_b, weight, 1e-5, backend)
@@ -104,7 +104,9 @@ def test_strided_views_reach_the_kernel_uncopied(
 ) -> None:
     seen: dict[str, Any] = {}
     call = native._call
-    monkeypatch.setattr(native, "_call", lambda name, args: (seen.update({name: args}), call(name, args))[1])
+    monkeypatch.setattr(
+        native, "_call", lambda _, name, args, *at: (seen.update({name: args}), call(_, name, args, *at))[1]
+    )
     m = mixer()
     weight = torch.randn(m.channels)
 
@@ -124,23 +126,25 @@ def test_states_are_kept_only_for_a_backward(
 ) -> None:
     seen: list[Any] = []
     call = native._call
-    monkeypatch.setattr(native, "_call", lambda name, args: (seen.append(args), call(name, args))[1])
+    monkeypatch.setattr(native, "_call", lambda _, name, args, *at: (seen.append(args), call(_, name, args, *at))[1])
     m = mixer()
     u, u_b = ops.bimamba_conv(*m.conv, backend="cpu")
     ops.bimamba_scan(u, u_b, *m.scan, backend="cpu")
     with torch.no_grad():
         ops.bimamba_scan(u, u_b, *m.scan, backend="cpu")
     ops.bimamba_scan(u.detach(), u_b.detach(), *(t.detach() for t in m.scan), backend="cpu")
-    assert [bool(args.dir[0].checkpoints) for args in seen[1:]] == [True, False, False]
+    ops.bimamba_scan(u, u_b, *m.scan, recompute_states=True, backend="cpu")
+    assert [bool(args.dir[0].checkpoints) for args in seen[1:]] == [True, False, False, False]
 
 
-def test_backward_of_a_forward_that_kept_no_states(mixer: Callable[..., Any], library: None) -> None:
-    m = mixer()
-    u, u_b = _detached(ops.bimamba_conv(*m.conv, backend="cpu"))
-    kept, _ = torch.ops.vim_train.bimamba_scan(u, u_b, *m.scan, True, True, "cpu")
-    bare, _ = torch.ops.vim_train.bimamba_scan(u, u_b, *m.scan, True, False, "cpu")
-    (want,), (got,) = (torch.autograd.grad(out.sum(), [u]) for out in (kept, bare))
-    torch.testing.assert_close(got, want, rtol=0, atol=0)
+def test_states_computed_again_give_the_same_bits(mixer: Callable[..., Any], backend: str) -> None:
+    m = mixer(length=37)
+    u, u_b = _detached(ops.bimamba_conv(*m.conv, backend=backend))
+    leaves = [u, u_b, *m.leaves[:-4]]
+    kept, again = (ops.bimamba_scan(u, u_b, *m.scan, recompute_states=r, backend=backend) for r in (False, True))
+    torch.testing.assert_close(again, kept, rtol=0, atol=0)
+    for got, want in zip(*(torch.autograd.grad(out.sum(), leaves) for out in (again, kept)), strict=True):
+        torch.testing.assert_close(got, want, rtol=0, atol=0)
 
 
 def test_a_second_derivative_is_refused(mixer: Callable[..., Any], backend: str) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from vim_train import ops
 from vim_train.ops import native, reference
 
-pytestmark = pytest.mark.skipif(native.library is None, reason=native.detail)
+pytestmark = pytest.mark.skipif(not native.libraries["cpu"].loaded, reason=native.libraries["cpu"].detail)
 
 # Of the largest value. float32: sums over the sequence may cancel (the golden tensors hold 1e-5); others: one rounding.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1.2e-2, torch.float16: 2e-3}

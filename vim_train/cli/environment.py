@@ -54,7 +54,7 @@ def _torch_lines() -> Iterator[tuple[str, str]]:
         yield "scan", f"cannot be imported: {error}"
         return
     for backend in backend_report():
-        yield f"scan {backend.name}", f"{'available' if backend.available else 'missing'}: {backend.detail}"
+        yield f"scan {backend.name}", f"{'available' if backend.available else 'not usable'}: {backend.detail}"
 
 
 def _version(package: str) -> str:

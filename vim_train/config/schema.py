@@ -155,6 +155,8 @@ class ModelConfig:
     """Halve the sum of the two directions."""
     init_reverse_dt_bias: bool | None = None
     """Initialise the reverse direction's dt bias like the forward one; the published code leaves it at 0."""
+    recompute_states: bool | None = None
+    """Keep no scan states for the backward pass, which computes them again: less memory, a little slower."""
 
 
 @dataclass

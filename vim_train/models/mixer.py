@@ -31,6 +31,8 @@ class BiMamba(nn.Module):
         init_reverse_dt_bias: start the reverse direction's Δ as the forward one's. The published code left its bias
             at 0 (Δ = 0.69), and so does False.
         depth: blocks of the model; the output projection starts scaled by 1 / sqrt(depth).
+        recompute_states: keep none of the scan's states for backward, which scans once more: 8 bytes less a token and
+            channel.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class BiMamba(nn.Module):
         divide_out: bool = True,
         init_reverse_dt_bias: bool = False,
         depth: int = 1,
+        recompute_states: bool = False,
     ) -> None:
         super().__init__()
         inner = expand * embed_dim
@@ -51,6 +54,7 @@ class BiMamba(nn.Module):
         self.divide_out = divide_out
         self.init_reverse_dt_bias = init_reverse_dt_bias
         self.depth = depth
+        self.recompute_states = recompute_states
 
         self.in_proj = nn.Linear(embed_dim, 2 * inner, bias=False)
         self.conv1d = nn.Conv1d(inner, inner, d_conv, groups=inner)
@@ -99,6 +103,7 @@ class BiMamba(nn.Module):
             self.D, self.D_b, z,
             self.dt_proj.bias, self.dt_proj_b.bias,
             divide_out=self.divide_out,
+            recompute_states=self.recompute_states,
         )  # fmt: skip
         out: Tensor = self.out_proj(y)
         return out

@@ -50,6 +50,7 @@ class Vim(nn.Module):
         d_conv: width of the mixer's depthwise convolutions.
         expand: channels of the mixer as a multiple of D.
         dt_rank: rank of the step size's projection; None: ceil(D / 16).
+        recompute_states: keep no scan states for backward (see `BiMamba`).
 
     Raises:
         ValueError: an argument out of range, or an image whose sides the patches do not cover exactly.
@@ -75,6 +76,7 @@ class Vim(nn.Module):
         d_conv: int = 4,
         expand: int = 2,
         dt_rank: int | None = None,
+        recompute_states: bool = False,
     ) -> None:
         super().__init__()
         if class_token not in NUM_CLASS_TOKENS:
@@ -94,13 +96,8 @@ class Vim(nn.Module):
             self.register_parameter(name, nn.Parameter(torch.empty(1, 1, embed_dim)))
         rows = self.patch_embed.num_patches + NUM_CLASS_TOKENS[class_token]
         self.pos_embed = nn.Parameter(torch.empty(1, rows, embed_dim))
-        self.layers = nn.ModuleList(
-            Block(
-                embed_dim,
-                BiMamba(embed_dim, d_state, d_conv, expand, dt_rank, divide_out, init_reverse_dt_bias, depth),
-            )
-            for _ in range(depth)
-        )
+        mixer = (embed_dim, d_state, d_conv, expand, dt_rank, divide_out, init_reverse_dt_bias, depth, recompute_states)
+        self.layers = nn.ModuleList(Block(embed_dim, BiMamba(*mixer)) for _ in range(depth))
         self.norm_f: nn.Module = AddRmsNorm(embed_dim)
         self.head_drop = nn.Dropout(drop_rate)
         self.head = nn.Linear(embed_dim, num_classes) if num_classes > 0 else nn.Identity()

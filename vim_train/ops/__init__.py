@@ -30,6 +30,7 @@ __all__ = [
     "bimamba_conv",
     "bimamba_scan",
     "selective_scan",
+    "selective_scan_with_state",
     "set_backend",
 ]
 
@@ -45,6 +46,7 @@ def selective_scan(
     delta_bias: Tensor | None = None,
     delta_softplus: bool = False,
     reverse: bool = False,
+    recompute_states: bool = False,
     backend: str | None = None,
 ) -> Tensor:
     """Selective scan in one direction (Gu and Dao, "Mamba", 2023, algorithm 2 with zero-order hold for A).
@@ -63,16 +65,34 @@ def selective_scan(
         delta_bias: (E,) added to delta; None for none.
         delta_softplus: apply softplus to the time steps.
         reverse: scan from the end of the sequence to its start.
+        recompute_states: keep no states for backward (by default fp32 ones of every 16th step); it scans once more.
         backend: see the module.
 
     Returns:
         (B, L, E) in the dtype of u.
     """
-    checks.check_direction("selective_scan", Direction(u, delta, A, B, C, D, delta_bias, reverse), z)
-    backend = resolve(backend, u.device.type, u.dtype)
-    save = _needs_grad(u, delta, A, B, C, D, z, delta_bias)
-    out: Tensor = library.selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save, backend)[0]
-    return out
+    tensors = (u, delta, A, B, C, D, z, delta_bias)
+    return _selective_scan(*tensors, delta_softplus, reverse, recompute_states, False, backend)[0]
+
+
+def selective_scan_with_state(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    reverse: bool = False,
+    recompute_states: bool = False,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """:func:`selective_scan`, and s after the last step, (B, E, N) float32, a constant to autograd."""
+    tensors = (u, delta, A, B, C, D, z, delta_bias)
+    out, states = _selective_scan(*tensors, delta_softplus, reverse, recompute_states, True, backend)
+    return out, states[0]
 
 
 def bimamba_conv(
@@ -127,6 +147,7 @@ def bimamba_scan(
     delta_bias_b: Tensor,
     *,
     divide_out: bool = True,
+    recompute_states: bool = False,
     backend: str | None = None,
 ) -> Tensor:
     """The bidirectional mixer's scan, both directions summed and gated (Zhu et al., "Vision Mamba", 2024, algorithm 1).
@@ -143,6 +164,7 @@ def bimamba_scan(
         z: (B, L, E) gate, e.g. the second half of in_proj's output.
         delta_bias, delta_bias_b: (E,).
         divide_out: mean of the two directions instead of their sum.
+        recompute_states: as in :func:`selective_scan`.
         backend: see the module.
 
     Returns:
@@ -155,8 +177,10 @@ def bimamba_scan(
     checks.check_direction(op, Direction(u_b, delta_b, A_b, B_b, C_b, D_b, delta_bias_b, True), z, suffix="_b")
     checks.check_shape(op, "A_b", A_b, tuple(A.shape), "(E, N)")
     backend = resolve(backend, u.device.type, u.dtype)
+    checks.check_states(op, A, backend)
     tensors = (u, u_b, delta, delta_b, A, A_b, B, B_b, C, C_b, D, D_b, z, delta_bias, delta_bias_b)
-    out: Tensor = library.bimamba_scan(*tensors, divide_out, _needs_grad(*tensors), backend)[0]
+    save = not recompute_states and _needs_grad(*tensors)
+    out: Tensor = library.bimamba_scan(*tensors, divide_out, save, False, backend)[0]
     return out
 
 
@@ -193,3 +217,28 @@ def add_rms_norm(
 
 def _needs_grad(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def _selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    reverse: bool,
+    recompute_states: bool,
+    last: bool,
+    backend: str | None,
+) -> tuple[Tensor, Tensor]:
+    op = "selective_scan"
+    checks.check_direction(op, Direction(u, delta, A, B, C, D, delta_bias, reverse), z)
+    backend = resolve(backend, u.device.type, u.dtype)
+    checks.check_states(op, A, backend)
+    tensors = (u, delta, A, B, C, D, z, delta_bias)
+    save = not recompute_states and _needs_grad(*tensors)
+    out, _, states = library.selective_scan(*tensors, delta_softplus, reverse, save, last, backend)
+    return out, states

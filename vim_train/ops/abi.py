@@ -1,13 +1,14 @@
-"""ctypes mirror of csrc/include/abi.h: the structs and functions of the native scan libraries."""
+"""ctypes mirror of csrc/include/abi.h: the structs and functions of the native libraries."""
 
 from __future__ import annotations
 
 import ctypes
 from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_uint32, c_void_p
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 CHECKPOINT_STEPS = 16  # scan states are kept every so many steps
 MAX_CONV_WIDTH = 8
+MAX_CUDA_STATES = 32
 
 F32, BF16, F16 = 0, 1, 2
 STATUS = {
@@ -15,6 +16,16 @@ STATUS = {
     2: "sizes that the native kernels do not support",
     3: "out of memory",
 }
+CUDA_ERROR = 4
+
+
+class RuntimeArg(Structure):
+    _fields_ = (
+        ("parallel_for", c_void_p),
+        ("stream", c_void_p),
+        ("device", c_int32),
+        ("workspace", c_void_p),
+    )
 
 
 class TensorArg(Structure):
@@ -31,6 +42,7 @@ class DirectionArg(Structure):
         ("D", c_void_p),
         ("delta_bias", c_void_p),
         ("checkpoints", c_void_p),
+        ("last_state", c_void_p),
         ("reverse", c_int32),
     )
 
@@ -49,7 +61,7 @@ class ScanArgs(Structure):
         ("dir", DirectionArg * 2),
         ("z", TensorArg),
         ("out", TensorArg),
-        ("parallel_for", c_void_p),
+        ("runtime", RuntimeArg),
     )
 
 
@@ -90,7 +102,7 @@ class ConvArgs(Structure):
         ("bias_b", c_void_p),
         ("u", TensorArg),
         ("u_b", TensorArg),
-        ("parallel_for", c_void_p),
+        ("runtime", RuntimeArg),
     )
 
 
@@ -121,7 +133,7 @@ class NormArgs(Structure):
         ("normed", c_void_p),
         ("residual_out", c_void_p),
         ("inv_rms", c_void_p),
-        ("parallel_for", c_void_p),
+        ("runtime", RuntimeArg),
     )
 
 
@@ -132,7 +144,6 @@ class NormBackwardArgs(Structure):
         ("dnormed", c_void_p),
         ("dresidual_out", c_void_p),
         ("dresidual", c_void_p),
-        ("dhidden", c_void_p),
         ("dweight", c_void_p),
     )
 
@@ -145,13 +156,20 @@ FUNCTIONS: dict[str, type[Structure]] = {
     "vt_norm_forward": NormArgs,
     "vt_norm_backward": NormBackwardArgs,
 }
+WITH_WORKSPACE = ("vt_scan_forward", "vt_scan_backward", "vt_conv_backward", "vt_norm_backward")
 
 
 def declare(library: ctypes.CDLL) -> None:
     """Give the library's functions their C types; AttributeError where one is missing."""
     library.vt_abi_version.restype = c_int32
-    library.vt_isa.restype = ctypes.c_char_p
+    library.vt_cuda_version.restype = c_int32
+    library.vt_target.restype = ctypes.c_char_p
+    library.vt_last_error.restype = ctypes.c_char_p
     for name, struct in FUNCTIONS.items():
         function = getattr(library, name)
         function.restype = c_int32
         function.argtypes = [POINTER(struct)]
+    for name in WITH_WORKSPACE:
+        function = getattr(library, f"{name}_workspace")
+        function.restype = c_int64
+        function.argtypes = [POINTER(FUNCTIONS[name])]

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 
 from vim_train.ops import native
+from vim_train.ops.loading import CPU, CUDA, gpu_problem
 
-REFERENCE, CPU, CUDA, AUTO = "reference", "cpu", "cuda", "auto"
+REFERENCE, AUTO = "reference", "auto"
 NAMES = (REFERENCE, CPU, CUDA)
 ENVIRONMENT = "VIM_TRAIN_SCAN"
-_NO_CUDA = "this release has no CUDA scan kernels; choose the reference backend or train on the CPU"
 
 _selected = AUTO  # by set_backend
 
@@ -54,11 +54,13 @@ def active_backend(device: torch.device | str) -> str:
 
 def backend_report() -> list[BackendInfo]:
     """What each backend is, or why it is missing."""
-    built = native.library is not None
+    cpu, cuda = native.libraries[CPU], native.libraries[CUDA]
+    problem = gpu_problem() if cuda.loaded else None
+    detail = f"the library is built ({cuda.detail}), but {problem}" if problem else cuda.detail
     return [
         BackendInfo(REFERENCE, True, f"plain PyTorch {torch.__version__}"),
-        BackendInfo(CPU, built, f"instruction set {native.detail}" if built else native.detail),
-        BackendInfo(CUDA, False, _NO_CUDA),
+        BackendInfo(CPU, cpu.loaded, cpu.detail),
+        BackendInfo(CUDA, cuda.loaded and not problem, detail),
     ]
 
 
@@ -74,8 +76,8 @@ def resolve(requested: str | None, device: str, dtype: torch.dtype, *, warn: boo
         _check(name, "backend=" if requested else ENVIRONMENT if _selected == AUTO else "set_backend")
         if name != REFERENCE and name != device:
             raise RuntimeError(f"the {name} scan backend cannot work on {device} tensors")
-    elif device == CPU and native.library is not None:
-        name = CPU
+    elif device in native.libraries and native.libraries[device].loaded:
+        name = device
     else:
         if warn and device != "meta" and dtype != torch.float64:
             _warn_slow(device)
@@ -86,10 +88,8 @@ def resolve(requested: str | None, device: str, dtype: torch.dtype, *, warn: boo
 def _check(name: str, source: str) -> None:
     if name not in NAMES:
         raise ValueError(f"{source}: unknown scan backend {name!r}; accepted are {', '.join((*NAMES, AUTO))}")
-    if name == CPU and native.library is None:
-        raise RuntimeError(f"{source}: the cpu scan backend is not available: {native.detail}")
-    if name == CUDA:
-        raise RuntimeError(f"{source}: the cuda scan backend is not available: {_NO_CUDA}")
+    if name in native.libraries and not native.libraries[name].loaded:
+        raise RuntimeError(f"{source}: the {name} scan backend is not available: {native.libraries[name].detail}")
 
 
 @torch.compiler.assume_constant_result  # warn while tracing too, where the graph cannot
@@ -97,7 +97,7 @@ def _warn_slow(device: str) -> None:
     if device in _warned:
         return
     _warned.add(device)
-    reason = native.detail if device == CPU else _NO_CUDA if device == CUDA else f"no kernels for {device}"
+    reason = native.libraries[device].detail if device in native.libraries else f"no kernels for {device}"
     warnings.warn(f"selective scan on {device} runs the slow PyTorch reference: {reason}", RuntimeWarning, stacklevel=4)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vim_train.ops.abi import MAX_CUDA_STATES
 from vim_train.ops.direction import Direction
+from vim_train.ops.loading import CUDA
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -41,6 +43,15 @@ def check_same_device(op: str, name: str, t: Tensor, **others: Tensor | None) ->
     for other, value in others.items():
         if value is not None and value.device != t.device:
             raise ValueError(f"{op}: {other} is on {value.device} but {name} is on {t.device}")
+
+
+def check_states(op: str, A: Tensor, backend: str) -> None:
+    """ValueError where the backend's kernels cannot hold a channel's states."""
+    if backend == CUDA and A.shape[1] > MAX_CUDA_STATES:
+        raise ValueError(
+            f"{op}: A has {A.shape[1]} states, the cuda backend takes up to {MAX_CUDA_STATES}; "
+            'backend="reference" takes any number'
+        )
 
 
 def check_direction(op: str, d: Direction, z: Tensor | None, suffix: str = "") -> None:

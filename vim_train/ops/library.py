@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vim_train.ops import native, reference
 from vim_train.ops.abi import MAX_CONV_WIDTH
-from vim_train.ops.backends import CPU
+from vim_train.ops.backends import REFERENCE
 from vim_train.ops.direction import Direction, DirectionGrads
 
 _LIBRARY = torch.library.Library("vim_train", "DEF")
@@ -42,7 +42,7 @@ def _differentiable_once(ctx: Any, *grads: Any) -> Any:
 
 
 def _native(backend: str, x: Tensor) -> bool:
-    return backend == CPU and x.numel() > 0  # pointers of empty tensors are null, which means absent
+    return backend != REFERENCE and x.numel() > 0  # pointers of empty tensors are null, which means absent
 
 
 def _present(tensors: Iterable[Tensor | None]) -> list[Tensor]:
@@ -120,49 +120,57 @@ def _two_directions_grads(grads: list[DirectionGrads], dz: Tensor | None) -> lis
 
 
 def _register_scan(name: str, tensors: str, flags: str, unpack: Callable[..., _Scan], pack: Callable[..., Any]) -> Any:
-    """Register `name(tensors, flags, bool save, str backend) -> (out, checkpoints)` and its backward."""
+    """Register `name(tensors, flags, bool save, bool last, str backend) -> (out, checkpoints, last_states)`.
+
+    And its backward. Without `save` a backward computes the checkpoints again; last_states are not differentiable.
+    """
     count = tensors.count("Tensor")
 
-    def checkpoint_shape(scan: _Scan, save: bool, backend: str) -> tuple[int, ...]:
-        return native.checkpoint_shape(scan.directions) if save and backend == CPU else (0,)
+    def empty_states(out: Tensor, scan: _Scan, save: bool, last: bool, backend: str) -> tuple[Tensor, Tensor]:
+        kept = native.checkpoint_shape(scan.directions) if save and backend != REFERENCE else (0,)
+        wide = reference.compute_dtype(out)
+        last_shape = native.last_shape(scan.directions) if last else (0,)
+        return out.new_empty(kept, dtype=torch.float32), out.new_empty(last_shape, dtype=wide)
 
-    def forward(*args: Any) -> tuple[Tensor, Tensor]:
-        *inputs, save, backend = args
+    def forward(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+        *inputs, save, last, backend = args
         scan = unpack(*inputs)
         if _native(backend, inputs[0]):
-            return native.scan(*scan, save=save)
-        out = reference.scan(*scan).contiguous()
-        return out, out.new_empty(checkpoint_shape(scan, save, backend), dtype=torch.float32)
+            return native.scan(backend, *scan, save=save, last=last)
+        out, last_states = reference.scan_and_states(*scan)
+        checkpoints, nothing = empty_states(out, scan, save, last, backend)
+        return out.contiguous(), checkpoints, last_states if last else nothing
 
-    def fake(*args: Any) -> tuple[Tensor, Tensor]:
-        *inputs, save, backend = args
+    def fake(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+        *inputs, save, last, backend = args
         out = inputs[0].new_empty(inputs[0].shape)
-        return out, out.new_empty(checkpoint_shape(unpack(*inputs), save, backend), dtype=torch.float32)
+        return out, *empty_states(out, unpack(*inputs), save, last, backend)
 
     def backward(dout: Tensor, checkpoints: Tensor, *args: Any) -> list[Tensor]:
         *inputs, backend = args
         scan = unpack(*inputs)
         if not _native(backend, dout):
             return _present(pack(*reference.scan_backward(dout, *scan)))
-        if not checkpoints.numel():  # the forward did not know that a backward would come
-            _, checkpoints = native.scan(*scan, save=True)
-        return _present(pack(*native.scan_backward(dout, checkpoints, *scan)))
+        if not checkpoints.numel():
+            checkpoints = native.scan_states(backend, scan.directions, scan.delta_softplus)
+        return _present(pack(*native.scan_backward(backend, dout, checkpoints, *scan)))
 
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        *flags, _save, backend = inputs[count:]
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        *flags, _save, _last, backend = inputs[count:]
         ctx.options = (*flags, backend)
-        ctx.mark_non_differentiable(output[1])
+        ctx.mark_non_differentiable(*output[1:])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(output[1], *inputs[:count])
 
-    def gradient(ctx: Any, dout: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    def gradient(ctx: Any, dout: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         checkpoints, *inputs = ctx.saved_tensors
-        unused = (None,) * (len(ctx.options) + 1)
+        unused = (None,) * (len(ctx.options) + 2)
         if dout is None:
             return (*(None for _ in inputs), *unused)
         return (*_spread(backward_op(dout, checkpoints, *inputs, *ctx.options), inputs), *unused)
 
-    op = _register(f"{name}({tensors}, {flags}, bool save, str backend) -> (Tensor, Tensor)", forward, fake)
+    flags_of_forward = f"{flags}, bool save, bool last, str backend"
+    op = _register(f"{name}({tensors}, {flags_of_forward}) -> (Tensor, Tensor, Tensor)", forward, fake)
     backward_op = _register(
         f"{name}_backward(Tensor dout, Tensor checkpoints, {tensors}, {flags}, str backend) -> Tensor[]",
         backward,
@@ -195,19 +203,23 @@ bimamba_scan = _register_scan(
 _CONV_TENSORS = "Tensor x, Tensor weight, Tensor? bias, Tensor weight_b, Tensor? bias_b"
 
 
-def _conv_backend(backend: str, x: Tensor, weight: Tensor) -> Any:
-    return native if _native(backend, x) and weight.shape[-1] <= MAX_CONV_WIDTH else reference
+def _native_conv(backend: str, x: Tensor, weight: Tensor) -> bool:
+    return _native(backend, x) and weight.shape[-1] <= MAX_CONV_WIDTH
 
 
 def _conv(*args: Any) -> tuple[Tensor, Tensor]:
     *inputs, backend = args
-    u, u_b = _conv_backend(backend, *inputs[:2]).bimamba_conv(*inputs)
+    if _native_conv(backend, *inputs[:2]):
+        return native.bimamba_conv(backend, *inputs)
+    u, u_b = reference.bimamba_conv(*inputs)
     return u.contiguous(), u_b.contiguous()
 
 
 def _conv_backward(du: Tensor, du_b: Tensor, *args: Any) -> list[Tensor]:
     *inputs, backend = args
-    return _present(_conv_backend(backend, *inputs[:2]).bimamba_conv_backward(du, du_b, *inputs))
+    if _native_conv(backend, *inputs[:2]):
+        return _present(native.bimamba_conv_backward(backend, du, du_b, *inputs))
+    return _present(reference.bimamba_conv_backward(du, du_b, *inputs))
 
 
 def _conv_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -239,8 +251,9 @@ _register_autograd("bimamba_conv", _conv_gradient, _conv_setup)
 def _norm(
     hidden: Tensor, residual: Tensor | None, weight: Tensor, eps: float, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    run = native if _native(backend, hidden) else reference
-    normed, residual_out, inv_rms = run.add_rms_norm(hidden, residual, weight, eps)
+    if _native(backend, hidden):
+        return native.add_rms_norm(backend, hidden, residual, weight, eps)
+    normed, residual_out, inv_rms = reference.add_rms_norm(hidden, residual, weight, eps)
     return normed.contiguous(), residual_out.contiguous(), inv_rms.contiguous()
 
 
@@ -260,8 +273,10 @@ def _norm_backward(
     weight: Tensor,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    run = native if _native(backend, dnormed) else reference
-    dresidual, dweight = run.add_rms_norm_backward(dnormed, dresidual_out, residual_out, inv_rms, weight)
+    saved = (dnormed, dresidual_out, residual_out, inv_rms, weight)
+    if _native(backend, dnormed):
+        return native.add_rms_norm_backward(backend, *saved)
+    dresidual, dweight = reference.add_rms_norm_backward(*saved)
     return dresidual.contiguous(), dweight
 
 

@@ -1,87 +1,66 @@
-"""The native CPU library: where it is found, and the ops through it.
+"""The ops through the native libraries: pointers out of tensors, one C call each.
 
-The library knows nothing of PyTorch: it gets pointers, strides and the address of torch's own `torch_parallel_for`, so
-that `torch.set_num_threads` holds for it too. Results do not depend on the number of threads. As with every threaded
-PyTorch operator, a process forked after threads have started (a DataLoader worker, say) must stay at one thread.
+Results do not depend on the number of threads. As with every threaded PyTorch operator, a process forked after threads
+have started (a DataLoader worker, say) must stay at one thread.
 """
 
 from __future__ import annotations
 
 import ctypes
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import overload
 
 import torch
 from torch import Tensor
 
-from vim_train.ops import abi
+from vim_train.ops import abi, loading
 from vim_train.ops.direction import Direction, DirectionGrads, cast_grads
+from vim_train.ops.loading import CPU, CUDA, NativeLibrary
 
 DTYPES = {torch.float32: abi.F32, torch.bfloat16: abi.BF16, torch.float16: abi.F16}
-LIBRARY_NAME = "vim_train_cpu.dll" if sys.platform == "win32" else "vim_train_cpu.so"
-_CURE = (
-    "install a C++ compiler (`apt install g++`, or Xcode's command line tools), then run `pip install .` again "
-    "(`pip install -e .` in a checkout)"
-)
 
-
-def package_folders() -> list[str]:
-    """Where the package lies: source tree and site-packages both, for an editable install."""
-    return list(sys.modules["vim_train.ops"].__path__)
-
-
-def find_library(folders: Sequence[str]) -> Path | None:
-    """The library in the first of the folders that has it."""
-    return next((path for folder in folders if (path := Path(folder) / LIBRARY_NAME).is_file()), None)
-
-
-def load_library(folders: Sequence[str]) -> tuple[ctypes.CDLL | None, str]:
-    """The library found in `folders`, and its instruction set; or None, and in one line why and what to do."""
-    path = find_library(folders)
-    if path is None:
-        return None, f"the native library was not built (installed without a C++ compiler?): {_CURE}"
-    try:
-        library = ctypes.CDLL(str(path))
-        abi.declare(library)
-    except (OSError, AttributeError) as error:
-        return None, f"{path} cannot be loaded ({error}): {_CURE}"
-    version = library.vt_abi_version()
-    if version != abi.ABI_VERSION:
-        return None, f"{path} has ABI version {version}, not {abi.ABI_VERSION}: run `pip install .` again"
-    return library, library.vt_isa().decode()
-
-
-def _torch_parallel_for() -> int | None:
-    """Address of torch's parallel_for (exported since torch 2.10), or None: the library then works serially."""
-    suffix = {"win32": "torch_cpu.dll", "darwin": "libtorch_cpu.dylib"}.get(sys.platform, "libtorch_cpu.so")
-    try:
-        torch_cpu = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / suffix))
-        return ctypes.cast(torch_cpu.torch_parallel_for, ctypes.c_void_p).value
-    except (OSError, AttributeError):
-        return None
-
-
-library, detail = load_library(package_folders())
-_parallel_for = _torch_parallel_for()
+libraries: dict[str, NativeLibrary] = {name: loading.load(name, loading.package_folders()) for name in (CPU, CUDA)}
+_parallel_for = loading.torch_parallel_for()
 
 
 def scan(
-    directions: Sequence[Direction], z: Tensor | None, delta_softplus: bool, scale: float, *, save: bool
-) -> tuple[Tensor, Tensor]:
-    """scale * sum of the directions' y * silu(z), and with `save` the states that :func:`scan_backward` starts from."""
+    backend: str,
+    directions: Sequence[Direction],
+    z: Tensor | None,
+    delta_softplus: bool,
+    scale: float,
+    *,
+    save: bool,
+    last: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """scale * sum of the directions' y * silu(z); the states that :func:`scan_backward` starts from; the last states.
+
+    The states are computed with `save`, the last ones (directions, B, E, N) with `last`; else they are empty.
+    """
     directions, z = [_prepared(d) for d in directions], _rows(z)
     u = directions[0].u
     out = u.new_empty(u.shape)
     checkpoints = u.new_empty(checkpoint_shape(directions) if save else (0,), dtype=torch.float32)
+    last_states = u.new_empty(last_shape(directions) if last else (0,), dtype=torch.float32)
     args = _scan_args(directions, z, checkpoints, delta_softplus, scale)
     args.out = _tensor(out)
-    _call("vt_scan_forward", args)
-    return out, checkpoints
+    for i, state in enumerate(last_states):
+        args.dir[i].last_state = _pointer(state)
+    _call(backend, "vt_scan_forward", args, args, u.device)
+    return out, checkpoints, last_states
+
+
+def scan_states(backend: str, directions: Sequence[Direction], delta_softplus: bool) -> Tensor:
+    """The states that :func:`scan_backward` starts from, alone."""
+    directions = [_prepared(d) for d in directions]
+    checkpoints = directions[0].u.new_empty(checkpoint_shape(directions), dtype=torch.float32)
+    args = _scan_args(directions, None, checkpoints, delta_softplus, scale=1.0)
+    _call(backend, "vt_scan_forward", args, args, checkpoints.device)
+    return checkpoints
 
 
 def scan_backward(
+    backend: str,
     dout: Tensor,
     checkpoints: Tensor,
     directions: Sequence[Direction],
@@ -105,7 +84,7 @@ def scan_backward(
             dD=_pointer(g.dD),
             ddelta_bias=_pointer(g.ddelta_bias),
         )
-    _call("vt_scan_backward", args)
+    _call(backend, "vt_scan_backward", args, args.forward, dout.device)
     return [cast_grads(g, d) for g, d in zip(grads, directions, strict=True)], dz
 
 
@@ -116,8 +95,14 @@ def checkpoint_shape(directions: Sequence[Direction]) -> tuple[int, int, int, in
     return len(directions), batch, chunks, channels, directions[0].A.shape[1]
 
 
+def last_shape(directions: Sequence[Direction]) -> tuple[int, int, int, int]:
+    """(directions, B, E, N)."""
+    batch, _, channels = directions[0].u.shape
+    return len(directions), batch, channels, directions[0].A.shape[1]
+
+
 def bimamba_conv(
-    x: Tensor, weight: Tensor, bias: Tensor | None, weight_b: Tensor, bias_b: Tensor | None
+    backend: str, x: Tensor, weight: Tensor, bias: Tensor | None, weight_b: Tensor, bias_b: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Causal and anti-causal depthwise convolution with SiLU, from one read of x."""
     x = _rows(x)
@@ -125,11 +110,12 @@ def bimamba_conv(
     u, u_b = x.new_empty(x.shape), x.new_empty(x.shape)
     args = _conv_args(x, params, weight.shape[-1])
     args.u, args.u_b = _tensor(u), _tensor(u_b)
-    _call("vt_conv_forward", args)
+    _call(backend, "vt_conv_forward", args, args, x.device)
     return u, u_b
 
 
 def bimamba_conv_backward(
+    backend: str,
     du: Tensor,
     du_b: Tensor,
     x: Tensor,
@@ -146,11 +132,13 @@ def bimamba_conv_backward(
     args = abi.ConvBackwardArgs(forward=_conv_args(x, params, weight.shape[-1]))
     args.du, args.du_b, args.dx = _tensor(du), _tensor(du_b), _tensor(dx)
     args.dweight, args.dbias, args.dweight_b, args.dbias_b = (_pointer(t) for t in grads)
-    _call("vt_conv_backward", args)
+    _call(backend, "vt_conv_backward", args, args.forward, x.device)
     return dx, *(None if g is None else g.to(weight.dtype) for g in grads)
 
 
-def add_rms_norm(hidden: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+def add_rms_norm(
+    backend: str, hidden: Tensor, residual: Tensor | None, weight: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """normed, residual_out and 1/rms of every row."""
     hidden, weight = hidden.contiguous(), _param(weight)
     residual = None if residual is None else residual.contiguous()
@@ -159,12 +147,17 @@ def add_rms_norm(hidden: Tensor, residual: Tensor | None, weight: Tensor, eps: f
     inv_rms = hidden.new_empty(hidden.shape[:-1], dtype=torch.float32)
     args = _norm_args(hidden.dtype, residual_out, inv_rms, weight)
     args.eps, args.hidden, args.residual, args.normed = eps, _pointer(hidden), _pointer(residual), _pointer(normed)
-    _call("vt_norm_forward", args)
+    _call(backend, "vt_norm_forward", args, args, hidden.device)
     return normed, residual_out, inv_rms
 
 
 def add_rms_norm_backward(
-    dnormed: Tensor, dresidual_out: Tensor | None, residual_out: Tensor, inv_rms: Tensor, weight: Tensor
+    backend: str,
+    dnormed: Tensor,
+    dresidual_out: Tensor | None,
+    residual_out: Tensor,
+    inv_rms: Tensor,
+    weight: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of :func:`add_rms_norm`: that of the sum, in float32, and dweight."""
     dnormed, wide = dnormed.contiguous(), _param(weight)
@@ -173,17 +166,35 @@ def add_rms_norm_backward(
     args = abi.NormBackwardArgs(forward=_norm_args(dnormed.dtype, residual_out, inv_rms, wide))
     args.dnormed, args.dresidual_out = _pointer(dnormed), _pointer(dresidual_out)
     args.dresidual, args.dweight = _pointer(dresidual), _pointer(dweight)
-    _call("vt_norm_backward", args)
+    _call(backend, "vt_norm_backward", args, args.forward, dnormed.device)
     return dresidual, dweight.to(weight.dtype)
 
 
-def _call(function: str, args: ctypes.Structure) -> None:
-    if library is None:
-        raise RuntimeError(f"the cpu backend is not available: {detail}")
+def _call(backend: str, function: str, args: ctypes.Structure, forward: ctypes.Structure, device: torch.device) -> None:
+    """Run a function of a backend's library; `forward` is the part of `args` that says where it runs."""
+    library = libraries[backend]
+    if library.handle is None:
+        raise RuntimeError(f"the {backend} backend is not available: {library.detail}")
     args.size = ctypes.sizeof(args)
-    status = getattr(library, function)(ctypes.byref(args))
+    forward.runtime.parallel_for = _parallel_for
+    if device.type == CUDA:
+        forward.runtime.device = device.index
+        forward.runtime.stream = torch.cuda.current_stream(device).cuda_stream
+    workspace = _workspace(library, function, args, device)  # freed on return: the stream keeps the order
+    forward.runtime.workspace = _pointer(workspace)
+    status = getattr(library.handle, function)(ctypes.byref(args))
+    if status == abi.CUDA_ERROR:
+        reason = library.handle.vt_last_error().decode()
+        raise RuntimeError(f"{function}: {reason} (the library holds {library.detail})")
     if status:
         raise RuntimeError(f"{function}: {abi.STATUS.get(status, f'status {status}')}")
+
+
+def _workspace(library: NativeLibrary, function: str, args: ctypes.Structure, device: torch.device) -> Tensor | None:
+    if not library.cuda_version or function not in abi.WITH_WORKSPACE:
+        return None
+    size = getattr(library.handle, f"{function}_workspace")(ctypes.byref(args))
+    return torch.empty(size, dtype=torch.uint8, device=device) if size else None
 
 
 def _pointer(t: Tensor | None) -> int | None:
@@ -247,7 +258,6 @@ def _scan_args(
         delta_softplus=delta_softplus,
         scale=scale,
         z=_tensor(z),
-        parallel_for=_parallel_for,
     )
     for i, d in enumerate(directions):
         args.dir[i] = abi.DirectionArg(
@@ -278,7 +288,6 @@ def _conv_args(x: Tensor, params: Sequence[Tensor | None], width: int) -> abi.Co
         bias=bias,
         weight_b=weight_b,
         bias_b=bias_b,
-        parallel_for=_parallel_for,
     )
 
 
@@ -291,5 +300,4 @@ def _norm_args(dtype: torch.dtype, residual_out: Tensor, inv_rms: Tensor, weight
         weight=_pointer(weight),
         residual_out=_pointer(residual_out),
         inv_rms=_pointer(inv_rms),
-        parallel_for=_parallel_for,
     )

@@ -68,11 +68,19 @@ def bimamba_scan(
 
 def scan(directions: Sequence[Direction], z: Tensor | None, delta_softplus: bool, scale: float) -> Tensor:
     """scale * sum of the directions' y * silu(z), (B, L, E) in the dtype of u."""
+    return scan_and_states(directions, z, delta_softplus, scale)[0]
+
+
+def scan_and_states(
+    directions: Sequence[Direction], z: Tensor | None, delta_softplus: bool, scale: float
+) -> tuple[Tensor, Tensor]:
+    """:func:`scan`, and the states after the last step, (directions, B, E, N)."""
     with _full_precision(directions[0].u):
-        y = torch.stack([_readout(_widen(d), delta_softplus) for d in directions]).sum(0) * scale
+        results = [_readout(_widen(d), delta_softplus) for d in directions]
+        y = torch.stack([y for y, _ in results]).sum(0) * scale
         if z is not None:
             y = y * F.silu(z.to(y.dtype))
-        return y.to(directions[0].u.dtype)
+        return y.to(directions[0].u.dtype), torch.stack([state for _, state in results])
 
 
 def scan_backward(
@@ -85,7 +93,7 @@ def scan_backward(
         dz = None
         if z is not None:
             gate = z.to(dy.dtype)
-            y = torch.stack([_readout(d, delta_softplus) for d in wide]).sum(0)
+            y = torch.stack([_readout(d, delta_softplus)[0] for d in wide]).sum(0)
             dz = torch.ops.aten.silu_backward(dy * y, gate).to(z.dtype)
             dy = dy * F.silu(gate)
         grads = [_direction_backward(d, dy, delta_softplus) for d in wide]
@@ -177,13 +185,16 @@ def _states(d: Direction, delta: Tensor) -> Iterator[tuple[int, Tensor]]:
         yield t, state
 
 
-def _readout(d: Direction, delta_softplus: bool) -> Tensor:
-    """y (B, L, E) of one direction, with the skip D u."""
+def _readout(d: Direction, delta_softplus: bool) -> tuple[Tensor, Tensor]:
+    """y (B, L, E) of one direction, with the skip D u, and the last state (B, E, N)."""
     _, delta = _time_step(d, delta_softplus)
     C = d.C.unbind(1)
-    rows = {t: torch.matmul(state, C[t].unsqueeze(-1)).squeeze(-1) for t, state in _states(d, delta)}
+    rows = {}
+    for t, state in _states(d, delta):
+        last = state
+        rows[t] = torch.matmul(state, C[t].unsqueeze(-1)).squeeze(-1)
     y = torch.stack([rows[t] for t in range(len(rows))], dim=1)
-    return y if d.D is None else y + d.D * d.u
+    return y if d.D is None else y + d.D * d.u, last
 
 
 def _direction_backward(d: Direction, dy: Tensor, delta_softplus: bool) -> DirectionGrads:

@@ -173,7 +173,7 @@ static int32_t conv_backward(const vt_conv_backward_args& args) {
       return conv::backward_range<decltype(element)>(args, partials, begin, end);
     });
   };
-  int32_t status = for_each_task(forward.parallel_for, tasks, nanoseconds, run);
+  int32_t status = for_each_task(forward.runtime.parallel_for, tasks, nanoseconds, run);
   if (status != VT_OK) return status;
 
   int64_t weights = forward.channels * forward.width;

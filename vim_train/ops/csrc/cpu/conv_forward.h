@@ -67,7 +67,7 @@ VT_INLINE int32_t forward_range(const vt_conv_args& args, int64_t begin, int64_t
 static int32_t conv_forward(const vt_conv_args& args) {
   double nanoseconds = 1.5 * (double)(args.length * conv::kGroup);
   int64_t tasks = args.batch * conv::groups_of(args);
-  return for_each_task(args.parallel_for, tasks, nanoseconds, [&](int64_t begin, int64_t end) {
+  return for_each_task(args.runtime.parallel_for, tasks, nanoseconds, [&](int64_t begin, int64_t end) {
     return with_dtype(args.dtype, [&](auto element) {
       return conv::forward_range<decltype(element)>(args, begin, end);
     });

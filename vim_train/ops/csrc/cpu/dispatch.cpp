@@ -18,8 +18,6 @@
 namespace vt {
 namespace {
 
-constexpr int64_t kMaxConvWidth = 8;
-
 const Kernels* choose_kernels() {
 #if defined(__x86_64__)
   const char* wanted = getenv("VIM_TRAIN_ISA");
@@ -52,7 +50,7 @@ int32_t check(const vt_scan_backward_args& args) {
 
 int32_t check(const vt_conv_args& args) {
   if (args.size != sizeof(vt_conv_args)) return VT_BAD_SIZE;
-  bool supported = known_dtype(args.dtype) && args.width >= 1 && args.width <= kMaxConvWidth;
+  bool supported = known_dtype(args.dtype) && args.width >= 1 && args.width <= VT_MAX_CONV_WIDTH;
   return supported ? VT_OK : VT_UNSUPPORTED;
 }
 
@@ -81,7 +79,9 @@ int32_t run(int32_t (*kernel)(const Args&), const Args* args) {
 }  // namespace vt
 
 VT_EXPORT int32_t vt_abi_version(void) { return VT_ABI_VERSION; }
-VT_EXPORT const char* vt_isa(void) { return vt::kernels->isa; }
+VT_EXPORT const char* vt_target(void) { return vt::kernels->isa; }
+VT_EXPORT int32_t vt_cuda_version(void) { return 0; }
+VT_EXPORT const char* vt_last_error(void) { return ""; }
 VT_EXPORT int32_t vt_scan_forward(const vt_scan_args* args) { return vt::run(vt::kernels->scan_forward, args); }
 VT_EXPORT int32_t vt_scan_backward(const vt_scan_backward_args* args) {
   return vt::run(vt::kernels->scan_backward, args);
@@ -94,3 +94,9 @@ VT_EXPORT int32_t vt_norm_forward(const vt_norm_args* args) { return vt::run(vt:
 VT_EXPORT int32_t vt_norm_backward(const vt_norm_backward_args* args) {
   return vt::run(vt::kernels->norm_backward, args);
 }
+
+// The kernels allocate what they need themselves.
+VT_EXPORT int64_t vt_scan_forward_workspace(const vt_scan_args*) { return 0; }
+VT_EXPORT int64_t vt_scan_backward_workspace(const vt_scan_backward_args*) { return 0; }
+VT_EXPORT int64_t vt_conv_backward_workspace(const vt_conv_backward_args*) { return 0; }
+VT_EXPORT int64_t vt_norm_backward_workspace(const vt_norm_backward_args*) { return 0; }

@@ -56,7 +56,6 @@ VT_NOINLINE void backward_rows(const vt_norm_backward_args& args, int64_t begin,
     const float* x_row = forward.residual_out + r * dim;
     const float* dresidual_out = args.dresidual_out ? args.dresidual_out + r * dim : nullptr;
     float* dresidual = args.dresidual + r * dim;
-    T* dhidden = args.dhidden ? (T*)args.dhidden + r * dim : nullptr;
     Vec inv_rms = broadcast(forward.inv_rms[r]), dot{};
     for_each_vector(dim, [&](int64_t i, int64_t lanes) {
       Vec product = load_partial(dnormed + i, lanes) * (load_partial(x_row + i, lanes) * inv_rms);
@@ -70,7 +69,6 @@ VT_NOINLINE void backward_rows(const vt_norm_backward_args& args, int64_t begin,
       Vec dx = inv_rms * (dy - xhat * mean);
       if (dresidual_out) dx += load_partial(dresidual_out + i, lanes);
       store_partial(dresidual + i, dx, lanes);
-      if (dhidden) store_partial(dhidden + i, dx, lanes);
     });
   }
 }
@@ -84,7 +82,7 @@ VT_INLINE int64_t rows_per_task(const vt_norm_args& args) {
 }  // namespace norm
 
 static int32_t norm_forward(const vt_norm_args& args) {
-  return for_each_task(args.parallel_for, args.rows, 0.5 * (double)args.dim, [&](int64_t begin, int64_t end) {
+  return for_each_task(args.runtime.parallel_for, args.rows, 0.5 * (double)args.dim, [&](int64_t begin, int64_t end) {
     return with_dtype(args.dtype, [&](auto element) {
       norm::forward_rows<decltype(element)>(args, begin, end);
       return (int32_t)VT_OK;
@@ -109,7 +107,7 @@ static int32_t norm_backward(const vt_norm_backward_args& args) {
       return (int32_t)VT_OK;
     });
   };
-  int32_t status = for_each_task(forward.parallel_for, tasks, 0.5 * (double)(dim * rows), run);
+  int32_t status = for_each_task(forward.runtime.parallel_for, tasks, 0.5 * (double)(dim * rows), run);
   memset(args.dweight, 0, sizeof(float) * (size_t)dim);
   for (int64_t task = 0; task < tasks; task++) add_run(args.dweight, partials + task * dim, dim);
   return status;

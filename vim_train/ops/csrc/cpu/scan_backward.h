@@ -163,7 +163,7 @@ static int32_t scan_backward(const vt_scan_backward_args& args) {
       return backward::run_tasks<decltype(element)>(args, parameters, partials, begin, end);
     });
   };
-  int32_t status = for_each_task(forward.parallel_for, tasks, nanoseconds, run);
+  int32_t status = for_each_task(forward.runtime.parallel_for, tasks, nanoseconds, run);
   if (status != VT_OK) return status;
 
   double sums = (double)(groups_of(forward) * forward.length * 2 * forward.states);
@@ -173,7 +173,7 @@ static int32_t scan_backward(const vt_scan_backward_args& args) {
     }
     return (int32_t)VT_OK;
   };
-  status = for_each_task(forward.parallel_for, forward.directions * forward.batch, sums, sum);
+  status = for_each_task(forward.runtime.parallel_for, forward.directions * forward.batch, sums, sum);
   for (int d = 0; d < forward.directions; d++) backward::sum_batch(args, partials, d);
   return status;
 }

@@ -131,18 +131,18 @@ VT_INLINE void run_tile(const vt_scan_args& args, int d, const Parameters& param
   int64_t count = args.states, block = window.block, local_block = block - group.first_block;
   Row* states = work.states + local_block * count;
   Row* first_y = work.first_y ? work.first_y + local_block * args.length : nullptr;
-  bool last = d + 1 == args.directions;
+  bool last = d + 1 == args.directions, wanted = args.out.data;
 
   read_rows<T, kFull>(tile, dir, window);
   float largest = prepare(tile, args.delta_softplus, chunk, parameters.skip[block], parameters.delta_bias[block],
-                          d == 1 ? first_y : nullptr);
+                          d == 1 && wanted ? first_y : nullptr);
   if (dir.checkpoints) save_states(checkpoint_of(args, dir, window), states, count, window);
 
   Prefetcher ahead;
   Window next = next_window(args, dir, group, window, 1);
   ahead.add<T>(dir.delta, next);
   ahead.add<T>(dir.u, next);
-  if (last) {
+  if (last && wanted) {
     ahead.add<T>(args.z, window);
     ahead.add<T>(args.out, window);
   }
@@ -154,10 +154,23 @@ VT_INLINE void run_tile(const vt_scan_args& args, int d, const Parameters& param
     advance<true>(tile, chunk.steps, rate, states, work.B, work.C, count, ahead);
   }
 
+  if (!wanted) return;
   if (last) {
     write_rows<T, kFull>(tile, args, window);
   } else {
     for (int t = 0; t < chunk.steps; t++) memcpy(first_y + chunk.position(t), tile.y + t * kVectors, sizeof(Row));
+  }
+}
+
+// The states after the last step, from [block][state][channel] to [channel][state].
+VT_NOINLINE void write_last_states(const vt_scan_args& args, const vt_direction& dir, const Group& group,
+                                   const Row* states) {
+  int64_t count = args.states, first = group.first_block * kBlock;
+  int64_t channels = smaller(group.blocks * kBlock, args.channels - first);
+  float* to = dir.last_state + (group.batch * args.channels + first) * count;
+  for (int64_t i = 0; i < channels; i++) {
+    const float* from = (const float*)(states + i / kBlock * count) + i % kBlock;
+    for (int64_t n = 0; n < count; n++) to[i * count + n] = from[n * kBlock];
   }
 }
 
@@ -179,6 +192,7 @@ VT_INLINE void run_direction(const vt_scan_args& args, int d, const Parameters& 
       }
     }
   }
+  if (dir.last_state) write_last_states(args, dir, group, work.states);
 }
 
 template <class T>
@@ -209,7 +223,7 @@ static int32_t scan_forward(const vt_scan_args& args) {
 
   double nanoseconds = 0.3 * (double)(args.directions * args.length * kGroup * args.states);
   int64_t tasks = args.batch * groups_of(args);
-  return for_each_task(args.parallel_for, tasks, nanoseconds, [&](int64_t begin, int64_t end) {
+  return for_each_task(args.runtime.parallel_for, tasks, nanoseconds, [&](int64_t begin, int64_t end) {
     return with_dtype(args.dtype, [&](auto element) {
       return forward::run_tasks<decltype(element)>(args, parameters, begin, end);
     });
