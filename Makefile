@@ -7,10 +7,10 @@ NATIVE := $(shell find vim_train/ops/csrc build_backend -type f -not -path '*/__
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint format bench docs clean
+.PHONY: help train test lint format bench gpu-check native-full docs clean
 
 help: ## Show this help
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 	@echo; echo '  ARGS="…" is passed on:  make train ARGS="schedule.epochs=2"   make test ARGS="-k scan"'
 
 train: $(INSTALLED) ## Train on the embedded images (2 cores: 2 to 4 minutes after installation)
@@ -32,18 +32,25 @@ bench: $(INSTALLED) ## Time the scan and the model on this machine
 	@$(BIN)/python benchmarks/scan.py
 	@$(BIN)/python benchmarks/model.py
 
+gpu-check: $(INSTALLED) ## Test and time the CUDA library on this machine's GPU
+	@$(BIN)/python -c 'import sys; from vim_train.ops.loading import gpu_problem; sys.exit(gpu_problem())'
+	@$(BIN)/python -m pytest -m cuda $(ARGS)
+	@$(BIN)/python benchmarks/gpu.py
+
+native-full: $(INSTALLED) ## Run all tests of the CUDA kernels that need no GPU, the long ones too
+	@$(BIN)/python -m pytest tests/native -m "full or not full" $(ARGS)
+
 docs: $(INSTALLED) ## Write docs/config.md anew from the schema
 	@$(BIN)/python -m vim_train.config.reference > docs/config.md
 
 clean: ## Remove the virtual environment and what was built
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
 
-# Without a compiler the scan is not built; once there is one, the next make builds it.
-COMPILER := $(firstword $(foreach name,c++ g++ clang++,$(shell command -v $(name))))
-ifneq ($(COMPILER),)
-ifeq ($(shell cat $(INSTALLED) 2>/dev/null),reference)
+# What the libraries are built with. Where one of these has come, gone or changed, the next make installs again.
+TOOLS := $(strip $(foreach tool,c++ g++ clang++ nvcc,$(shell command -v $(tool))) $(wildcard /usr/local/cuda/bin/nvcc) \
+  $(CUDACXX) $(VIM_TRAIN_CUDA))
+ifneq ($(TOOLS),$(shell cat $(INSTALLED) 2>/dev/null))
 $(INSTALLED): rebuild
-endif
 endif
 .PHONY: rebuild
 rebuild:
@@ -51,9 +58,8 @@ rebuild:
 $(INSTALLED): pyproject.toml constraints.txt CMakeLists.txt $(NATIVE)
 	@$(PYTHON) -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo "make: needs Python 3.10 or newer with venv (Debian: apt install python3-venv), or PYTHON=/path/to/python3"; exit 2; }
-	@test -n "$(COMPILER)" || \
-	  echo "make: no C++ compiler: installing without the native scan, which is slow; cure: apt install g++ (macOS: xcode-select --install), then make again"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (some minutes the first time) …"
 	@PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
-	@echo $(if $(COMPILER),native,reference) > $@
+	@sed 's/^/installed: /' $(VENV)/lib/python*/site-packages/vim_train/ops/_build.txt
+	@echo '$(TOOLS)' > $@

@@ -142,6 +142,11 @@ def test_a_broken_library_is_named(tmp_path: Path) -> None:
     assert "\n" not in library.detail
 
 
+def test_a_library_that_was_not_built_is_missing_for_the_reason_recorded_then(tmp_path: Path) -> None:
+    (tmp_path / loading.RECORD).write_text("cpu: built by c++\ncuda: not built: VIM_TRAIN_CUDA=off\n")
+    assert loading.load("cuda", [str(tmp_path)]).detail == "the native cuda library was not built: VIM_TRAIN_CUDA=off"
+
+
 def test_a_library_of_another_abi_is_refused(library: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading.abi, "ABI_VERSION", 0)
     other = loading.load("cpu", loading.package_folders())

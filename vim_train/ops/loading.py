@@ -17,6 +17,7 @@ import torch
 from vim_train.ops import abi
 
 CPU, CUDA = "cpu", "cuda"
+RECORD = "_build.txt"
 SUFFIX = "dll" if sys.platform == "win32" else "so"
 _REINSTALL = "run `pip install .` again (`pip install -e .` in a checkout)"
 _CURES = {
@@ -54,7 +55,7 @@ def load(name: str, folders: Sequence[str]) -> NativeLibrary:
     """The library called `name` in `folders`; never raises."""
     path = find(name, folders)
     if path is None:
-        return NativeLibrary(None, f"the native {name} library was not built ({_NOT_BUILT[name]}): {_CURES[name]}")
+        return NativeLibrary(None, _why_missing(name, folders))
     try:
         handle = ctypes.CDLL(str(path))
         abi.declare(handle)
@@ -69,6 +70,20 @@ def load(name: str, folders: Sequence[str]) -> NativeLibrary:
     detail = f"{target}; CUDA {_dotted(cuda)}"
     mismatch = cuda_mismatch(cuda, torch.version.cuda)
     return NativeLibrary(None if mismatch else handle, f"built for {detail}, {mismatch}" if mismatch else detail, cuda)
+
+
+def _why_missing(name: str, folders: Sequence[str]) -> str:
+    """What the installation wrote down, in lines such as "cuda: not built: no nvcc …: …"."""
+    for folder in folders:
+        try:
+            lines = (Path(folder) / RECORD).read_text(encoding="utf-8").splitlines()
+        except OSError:
+            continue
+        for line in lines:
+            library, _, said = line.partition(": ")
+            if library == name and said.startswith("not built: "):
+                return f"the native {name} library was {said}"
+    return f"the native {name} library was not built ({_NOT_BUILT[name]}): {_CURES[name]}"
 
 
 def cuda_mismatch(built: int, torch_cuda: str | None) -> str | None:

@@ -52,6 +52,7 @@ typedef struct {
   const float* delta_bias;  // (E,) or NULL
   float* checkpoints;       // (B, ceil(L / 16), E, N) states at the start of every 16 steps; which steps and in what
                             // layout is the library's own. Forward writes them unless NULL; backward needs them.
+                            // Aligned to 16 bytes.
   float* last_state;        // (B, E, N) contiguous or NULL: where forward leaves the state after the last step
   int32_t reverse;          // walk l = L-1 ... 0 (an index order; nothing is flipped)
 } vt_direction;
