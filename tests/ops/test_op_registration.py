@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import problems
 import pytest
 import torch
 from torch import Tensor
@@ -16,19 +17,6 @@ from vim_train.ops import library, native
 def _detached(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Leaves with the same memory and strides."""
     return tuple(t.detach().requires_grad_() for t in tensors)
-
-
-def _through_all_ops(mixer: Any, norm_weight: Tensor, backend: str | None) -> Callable[[], Tensor]:
-    def run() -> Tensor:
-        u, u_b = ops.bimamba_conv(*mixer.conv, backend=backend)
-        y = ops.bimamba_scan(u, u_b, *mixer.scan, backend=backend)
-        hidden, residual = ops.add_rms_norm(y, None, norm_weight, 1e-5, backend=backend)
-        hidden, residual = ops.add_rms_norm(hidden, residual, norm_weight, 1e-5, backend=backend)
-        delta, _, A, _, B, _, C = mixer.scan[:7]
-        last = ops.selective_scan(hidden, delta, A, B, C, delta_softplus=True, reverse=True, backend=backend)
-        return last.square().mean() + residual.mean()
-
-    return run
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # opcheck's own
@@ -68,7 +56,7 @@ def test_opcheck_of_the_backwards(mixer: Callable[..., Any], backend: str) -> No
 def _compiled_equals_eager(mixer: Callable[..., Any], backend: str | None, compiler: str) -> None:
     m = mixer()
     weight = torch.randn(m.channels, requires_grad=True)
-    run = _through_all_ops(m, weight, backend)
+    run = problems.through_all_ops(m, weight, backend)
     leaves = [*m.leaves, weight]
     want = torch.autograd.grad(run(), leaves)
     got = torch.autograd.grad(torch.compile(run, fullgraph=True, backend=compiler)(), leaves)
@@ -110,7 +98,7 @@ def test_strided_views_reach_the_kernel_uncopied(
     m = mixer()
     weight = torch.randn(m.channels)
 
-    run = _through_all_ops(m, weight, "cpu")
+    run = problems.through_all_ops(m, weight, "cpu")
     (torch.compile(run, fullgraph=True, backend="aot_eager") if compiled else run)().backward()
     x, z, B, C_b = m.conv[0], m.scan[10], m.scan[4], m.scan[7]
     conv, scan = seen["vt_conv_forward"], seen["vt_scan_backward"].forward
@@ -157,7 +145,7 @@ def test_a_second_derivative_is_refused(mixer: Callable[..., Any], backend: str)
 
 def test_gradients_under_checkpointing_are_the_same_bits(mixer: Callable[..., Any], backend: str) -> None:
     m = mixer()
-    run = _through_all_ops(m, torch.ones(m.channels), backend)
+    run = problems.through_all_ops(m, torch.ones(m.channels), backend)
     want = torch.autograd.grad(run(), m.leaves, allow_unused=True)
     again = torch.utils.checkpoint.checkpoint(run, use_reentrant=False)
     for g, w in zip(torch.autograd.grad(again, m.leaves, allow_unused=True), want, strict=True):
@@ -166,7 +154,7 @@ def test_gradients_under_checkpointing_are_the_same_bits(mixer: Callable[..., An
 
 def test_autocast_changes_nothing(mixer: Callable[..., Any], backend: str) -> None:
     m = mixer()
-    run = _through_all_ops(m, torch.ones(m.channels), backend)
+    run = problems.through_all_ops(m, torch.ones(m.channels), backend)
     want = torch.autograd.grad(run(), m.leaves)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         got = torch.autograd.grad(run(), m.leaves)
@@ -189,7 +177,7 @@ def test_exports(mixer: Callable[..., Any], backend: str) -> None:
 
 def test_an_empty_batch(mixer: Callable[..., Any], backend: str) -> None:
     m = mixer(batch=0)
-    run = _through_all_ops(m, torch.ones(m.channels), backend)
+    run = problems.through_all_ops(m, torch.ones(m.channels), backend)
     grads = torch.autograd.grad(run(), m.leaves)
     assert [g.shape for g in grads] == [t.shape for t in m.leaves]
 
