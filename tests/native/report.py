@@ -41,7 +41,7 @@ def print_barriers(library: TracedLibrary) -> None:
     print("\nWithout each barrier")
     found = faults_without(library, hostcases.few_tasks())
     for barrier in barriers():
-        print(f"{barrier!s:24}{found.get(barrier, 'never reached') or 'NOTHING GOES WRONG'}")
+        print(f"{barrier!s:28}{found.get(barrier, 'never reached') or 'NOTHING GOES WRONG'}")
 
 
 def print_traffic(library: TracedLibrary) -> None:
