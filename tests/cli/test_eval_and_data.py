@@ -1,5 +1,6 @@
 """vim-eval and vim-data up to the point where work begins; the export for real."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -51,11 +52,17 @@ def test_a_mistake_in_eval_is_one_line(
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("", "what to do? vim-data export data=fashion out=DIR writes a data set as an image folder"),
-        ("data=fashion", "what to do? vim-data export data=fashion out=DIR writes a data set as an image folder"),
+        (
+            "data=fashion",
+            "what to do? The first word is index, verify, count or export, as in: vim-data index data.root=DIR",
+        ),
         ("export", "set out=..."),
         ("export data=fashoin out=x", "data=fashoin: takes fashion or folder; did you mean fashion?"),
         ("export data=folder out=x", "set data.root=..."),
+        ("export out=x format=shard", "format=shard: takes folder or shards"),
+        ("export out=x max_side=0", "max_side=0: takes a whole number from 1"),
+        ("index data.root=/nope", "data.root=/nope: no such folder"),
+        ("verify hashes=/nope/file", "hashes=/nope/file: no such folder"),
     ],
 )
 def test_a_mistake_in_data_is_one_line(
@@ -65,6 +72,14 @@ def test_a_mistake_in_data_is_one_line(
     assert capsys.readouterr().err == f"vim-data: {expected}\n"
 
 
+def test_without_arguments_data_lists_what_it_can(capsys: pytest.CaptureFixture[str]) -> None:
+    assert data_command.main([]) == 2
+    shown = capsys.readouterr()
+    for word in ("index", "count", "verify", "export"):
+        assert f"vim-data {word}" in shown.out
+        assert word in shown.err
+
+
 def test_export_calls_the_data_part_and_reports_progress(
     monkeypatch: pytest.MonkeyPatch, calls: list, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -72,16 +87,67 @@ def test_export_calls_the_data_part_and_reports_progress(
 
     seen = []
 
-    def export_folder(data, out, progress) -> int:
-        seen.append((data.name, out))
+    def export(command, progress) -> int:
+        seen.append((command.data.name, command.data.root, command.out))
         progress(1, 2)
         progress(2, 2)
         return 2
 
-    monkeypatch.setattr(vim_train.data.export, "export_folder", export_folder)
+    monkeypatch.setattr(vim_train.data.export, "export", export)
     assert data_command.main(["export", "data=fashion", "out=there"]) == 0
-    assert seen == [(DataName.fashion, Path("there"))]
     assert capsys.readouterr().out == "export fashion to there: 2, done\n"
+    assert data_command.main(["export", "data.root=.", "out=there"]) == 0
+    assert seen == [(DataName.fashion, None, "there"), (DataName.folder, str(Path.cwd()), "there")]
+
+
+@pytest.fixture
+def photo_root(photos: Path, tmp_path: Path) -> Path:
+    """The photographs, for a test to spoil."""
+    return Path(shutil.copytree(photos, tmp_path / "photos"))
+
+
+def test_index_says_what_it_found(photo_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert data_command.main(["index", f"data.root={photo_root}"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"looking through {photo_root}"
+    assert [line for line in lines if "images, 4 classes" in line] == [
+        "train: image folders split by data.val_fraction=0.1: 31 images, 4 classes",
+        "val: image folders split by data.val_fraction=0.1: 4 images, 4 classes",
+    ]
+
+
+def test_verify_lists_what_is_bad_and_leaves_with_1(
+    photo_root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = ["verify", f"data.root={photo_root}", "hashes=sums.txt"]
+    assert data_command.main([*line, "data.workers=2"]) == 0
+    assert capsys.readouterr().out.endswith("35 images, 0 bad\nhashes written to sums.txt\n")
+    assert data_command.main(line) == 0
+    assert capsys.readouterr().out.endswith("35 images, 0 bad\ncompared with sums.txt\n")
+    cut, rotten = photo_root / "fish" / "fish28.jpg", photo_root / "tool" / "plier1.jpg"
+    cut.write_bytes(cut.read_bytes()[:3000])
+    data = bytearray(rotten.read_bytes())
+    data[len(data) // 2] ^= 1
+    rotten.write_bytes(data)
+    (photo_root / "windmill" / "windmill7.jpg").unlink()
+    assert data_command.main(line) == 1
+    out = capsys.readouterr().out
+    assert f"{cut} (class fish): image file is truncated" in out
+    assert f"{rotten} (class tool): its bytes have changed since the hashes\n" in out
+    assert "windmill/windmill7.jpg: is gone since the hashes\n" in out
+    assert "34 images, 3 bad\n" in out
+    Path("sums.txt").write_text("else")
+    assert data_command.main(line) == 2
+    assert "hashes=sums.txt: is no file of hashes" in capsys.readouterr().err
+
+
+def test_count_shows_each_class(photo_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert data_command.main(["count", f"data.root={photo_root}", "data.val_fraction=0.3"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row[0] for row in rows[1:7]] == ["class", "fish", "monument", "tool", "windmill", "all"]
+    counts = [[int(number) for number in row[1:]] for row in rows[2:7]]
+    assert [sum(pair) for pair in counts] == [10, 8, 9, 8, 35]
 
 
 @pytest.mark.parametrize("command", [train_command, eval_command, data_command])

@@ -11,7 +11,7 @@ from vim_train.config.checks import CHOICES, DURATIONS, RANGES, accepts, check_t
 from vim_train.config.compose import compose_config
 from vim_train.config.errors import UserError
 from vim_train.config.keys import schema_keys
-from vim_train.config.schema import OptimConfig, TrainConfig
+from vim_train.config.schema import ExportCommand, OptimConfig, TrainConfig
 
 KEYS = schema_keys(TrainConfig)
 
@@ -40,7 +40,11 @@ def refused(check: Callable[..., None], *changes: str) -> str:
 
 
 def test_every_number_of_the_schema_has_a_range() -> None:
-    numbers = {name for name, key in KEYS.items() if {int, float} & {key.base, *get_args(key.base)}}
+    numbers = {
+        name
+        for name, key in (schema_keys(ExportCommand) | KEYS).items()
+        if {int, float} & {key.base, *get_args(key.base)}
+    }
     assert numbers == set(RANGES)
     assert {*CHOICES, *DURATIONS} <= set(KEYS)
 

@@ -10,12 +10,12 @@ from vim_train.config.compose import compose_config, compose_plain, load_config,
 from vim_train.config.errors import UserError
 from vim_train.config.files import conf_dir, groups, options
 from vim_train.config.keys import schema_keys
+from vim_train.config.reference import DATA_COMMANDS
 from vim_train.config.schema import (
     Amp,
     DataName,
     EraseMode,
     EvalCommand,
-    ExportCommand,
     Interpolation,
     Loss,
     StepPer,
@@ -89,7 +89,11 @@ def test_every_option_composes_with_the_default_recipe(choice: str) -> None:
 
 @pytest.mark.parametrize(
     ("config", "schema", "overrides"),
-    [("train", TrainConfig, ["~recipe"]), ("eval", EvalCommand, []), ("export", ExportCommand, [])],
+    [
+        ("train", TrainConfig, ["~recipe"]),
+        ("eval", EvalCommand, []),
+        *((config, schema, []) for config, schema in DATA_COMMANDS.items()),
+    ],
 )
 def test_conf_names_every_key_of_the_schema(config: str, schema: type, overrides: list[str]) -> None:
     named: set[str] = set()

@@ -1,18 +1,28 @@
 """Help and the reference page, made from the schema."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from vim_train.config.errors import UserError
 from vim_train.config.keys import schema_keys, suggest
-from vim_train.config.reference import eval_help, export_help, page, train_help
-from vim_train.config.schema import EvalCommand, ExportCommand, TrainConfig
+from vim_train.config.reference import (
+    DATA_COMMANDS,
+    count_help,
+    eval_help,
+    export_help,
+    index_help,
+    page,
+    train_help,
+    verify_help,
+)
+from vim_train.config.schema import EvalCommand, TrainConfig
 
 DOCS = Path(__file__).parent.parent.parent / "docs" / "config.md"
 
 
-@pytest.mark.parametrize("schema", [TrainConfig, EvalCommand, ExportCommand])
+@pytest.mark.parametrize("schema", [TrainConfig, EvalCommand, *DATA_COMMANDS.values()])
 def test_every_key_has_a_sentence_and_says_what_it_takes(schema: type) -> None:
     for key in schema_keys(schema).values():
         assert key.doc.endswith("."), f"{key.name} has no sentence under it"
@@ -20,9 +30,9 @@ def test_every_key_has_a_sentence_and_says_what_it_takes(schema: type) -> None:
         assert key.accepts
 
 
-@pytest.mark.parametrize("text", [train_help([]), eval_help([]), export_help([])], ids=["train", "eval", "export"])
-def test_help_fits_a_screen(text: str) -> None:
-    lines = text.splitlines()
+@pytest.mark.parametrize("help_of", [train_help, eval_help, export_help, index_help, verify_help, count_help])
+def test_help_fits_a_screen(help_of: Callable[[list[str]], str]) -> None:
+    lines = help_of([]).splitlines()
     assert len(lines) <= 40
     assert max(map(len, lines)) <= 81
 

@@ -1,6 +1,7 @@
 """An exported folder reads back as what it came from."""
 
 import copy
+import tarfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -9,14 +10,18 @@ import pytest
 import torch
 
 from vim_train.config.errors import UserError
-from vim_train.config.schema import DataConfig, DataName, TrainConfig
+from vim_train.config.schema import DataConfig, DataName, ExportCommand, ExportFormat, TrainConfig
 from vim_train.data.batch import Batch
-from vim_train.data.export import export_folder
+from vim_train.data.export import export
 from vim_train.data.sources import open_source
 from vim_train.data.stream import TrainStream
 
 CPU = torch.device("cpu")
 FASHION = DataConfig(name=DataName.fashion)
+
+
+def export_folder(data: DataConfig, out: Path, progress: Callable[[int, int], None] | None = None) -> int:
+    return export(ExportCommand(out=str(out), data=data), progress)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +30,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     calls: list[tuple[int, int]] = []
     assert export_folder(FASHION, out, lambda done, total: calls.append((done, total))) == 7000
     assert calls[-1] == (7000, 7000)
-    assert len(calls) == 70
+    assert len(calls) == 28
     return out
 
 
@@ -60,17 +65,19 @@ def test_an_interrupted_export_goes_on(photo_root: Path, tmp_path: Path) -> None
 
     with pytest.raises(KeyboardInterrupt):
         export_folder(data, out, interrupt)
-    files = sorted(out.glob("*/*/*.png"))
+    files = sorted(out.glob("*/*/*.jpg"))
     files[0].unlink()
     kept = files[1].stat().st_mtime_ns
-    (files[0].parent / ".00000000.part").write_bytes(b"half")
+    (files[0].parent / f".{files[0].name}.part").write_bytes(b"half")
     assert export_folder(data, out) == 35
     assert files[1].stat().st_mtime_ns == kept
-    assert sorted(out.glob("*/*/*.png")) == files
+    assert sorted(path for path in out.glob("*/*/*.jpg")) == sorted(
+        out / path.relative_to(photo_root) for path in photo_root.glob("*/*/*.jpg")
+    )
     assert not list(out.glob("*/*/.*"))
     before, after = (open_source(one, "train") for one in (data, DataConfig(name=DataName.folder, root=str(out))))
-    for i in range(len(before)):
-        assert np.array_equal(np.asarray(before.load(i)), np.asarray(after.load(i)))
+    assert [after.read(i) for i in range(len(after))] == [before.read(i) for i in range(len(before))]
+    assert before.fingerprint() == after.fingerprint()
 
 
 def test_an_export_does_not_mix_with_anything_else(photo_root: Path, tmp_path: Path) -> None:
@@ -78,7 +85,7 @@ def test_an_export_does_not_mix_with_anything_else(photo_root: Path, tmp_path: P
     with pytest.raises(UserError, match="is not empty; choose a new folder"):
         export_folder(data, photo_root)
     export_folder(data, tmp_path / "out")
-    with pytest.raises(UserError, match="holds the export of other data"):
+    with pytest.raises(UserError, match="holds an export of other data"):
         export_folder(FASHION, tmp_path / "out")
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
@@ -89,3 +96,62 @@ def test_a_bad_image_stops_an_export_by_name(photo_root: Path, tmp_path: Path) -
     (photo_root / "val" / "fish" / "fish1.jpg").write_bytes(b"")
     with pytest.raises(UserError, match=r"fish1.jpg cannot be decoded: empty file"):
         export_folder(DataConfig(name=DataName.folder, root=str(photo_root)), tmp_path / "out")
+
+
+def shards(data: DataConfig, out: Path, **more: object) -> ExportCommand:
+    return ExportCommand(out=str(out), data=data, format=ExportFormat.shards, shard_images=10, **more)  # type: ignore[arg-type]
+
+
+def test_shards_read_back_as_what_they_came_from(photo_root: Path, tmp_path: Path) -> None:
+    data, out = DataConfig(name=DataName.folder, root=str(photo_root)), tmp_path / "out"
+    assert export(shards(data, out)) == 35
+    assert sorted(path.name for path in out.glob("*.tar")) == [
+        "images-train-0000.tar", "images-train-0001.tar", "images-train-0002.tar", "images-validation-0000.tar"
+    ]  # fmt: skip
+    for split in ("train", "val"):
+        before, after = (
+            open_source(one, split)  # type: ignore[arg-type]
+            for one in (data, DataConfig(name=DataName.folder, root=str(out)))
+        )
+        assert after.classes == before.classes
+        assert after.fingerprint() == before.fingerprint()
+        assert [after.read(i) for i in range(len(after))] == [before.read(i) for i in range(len(before))]
+    with tarfile.open(out / "images-train-0000.tar") as archive:
+        assert archive.getnames()[:3] == ["fish/fish18.jpg", "fish/fish18.cls", "fish/fish18.json"]
+
+
+def test_an_interrupted_export_of_shards_goes_on_after_the_last_whole_one(photo_root: Path, tmp_path: Path) -> None:
+    data, out = DataConfig(name=DataName.folder, root=str(photo_root)), tmp_path / "out"
+
+    def interrupt(done: int, total: int) -> None:
+        if done > 10:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export(shards(data, out), interrupt)
+    first = out / "images-train-0000.tar"
+    assert sorted(out.glob("*.tar")) == [first]
+    kept = first.stat().st_mtime_ns
+    assert export(shards(data, out)) == 35
+    assert first.stat().st_mtime_ns == kept
+    assert not list(out.glob(".*.part"))
+    (out / "images-train-0001.tar").unlink()
+    with pytest.raises(UserError, match="1 of its shards are missing: number 1"):
+        open_source(DataConfig(name=DataName.folder, root=str(out)), "train")
+    (out / "images-train-0002.tar").unlink()
+    with pytest.raises(UserError, match=r"_info.json tells of 27 images of train, the shards hold 10"):
+        open_source(DataConfig(name=DataName.folder, root=str(out)), "train")
+
+
+def test_smaller_images_are_said_to_be_so(photo_root: Path, tmp_path: Path) -> None:
+    data, out = DataConfig(name=DataName.folder, root=str(photo_root)), tmp_path / "out"
+    export(shards(data, out, max_side=40))
+    before, after = (open_source(one, "train") for one in (data, DataConfig(name=DataName.folder, root=str(out))))
+    assert after.form == "3 tar shards, shrunk to 40 px by vim-data export"
+    for i in range(len(before)):
+        width, height = before.load(i).size
+        scale = min(40 / max(width, height), 1)
+        assert after.load(i).size == (round(width * scale), round(height * scale))
+    assert np.array_equal(before.labels, after.labels)
+    with pytest.raises(UserError, match="or of another kind"):
+        export(shards(data, out, max_side=41))

@@ -5,7 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vim_train.data.order import (
+    BLOCKS_AT_ONCE,
     Stream,
+    block_order,
     draw_index,
     epoch_order,
     held_out,
@@ -46,6 +48,26 @@ def test_keys_of_arrays_equal_keys_of_integers(seed: int, epoch: int, position: 
     positions = np.array([position, position + 1], dtype=np.int64)
     expected = [key(seed, stream, epoch, p) for p in positions.tolist()]
     assert position_keys(seed, stream, epoch, positions).tolist() == expected
+
+
+@quick
+@given(seed=seeds, epoch=st.integers(0, 300), n=st.integers(1, 3000), block=st.integers(1, 40))
+def test_an_epoch_in_blocks_is_a_permutation_where_neighbours_are_near(
+    seed: int, epoch: int, n: int, block: int
+) -> None:
+    order = block_order(seed, epoch, n, block)
+    assert np.array_equal(np.sort(order), np.arange(n))
+    assert np.array_equal(order, block_order(seed, epoch, n, block))
+    place = np.argsort(order)
+    for first in range(0, n, block):  # a run is read within the time of BLOCKS_AT_ONCE runs
+        assert np.ptp(place[first : first + block]) < block * BLOCKS_AT_ONCE
+
+
+def test_an_epoch_in_blocks_is_shuffled() -> None:
+    order = block_order(0, 0, 100_000, 100)
+    assert np.mean(np.abs(np.diff(order)) == 1) < 0.001
+    assert len(np.unique(order[:256] // 100)) > BLOCKS_AT_ONCE * 0.9
+    assert not np.array_equal(order, block_order(0, 1, 100_000, 100))
 
 
 def test_keys_do_not_collide_and_every_bit_is_fair() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from vim_train.config.errors import UserError
 from vim_train.config.schema import EvalCommand, Resume, Weights
-from vim_train.tasks.evaluate import _wanted
+from vim_train.tasks.evaluate import _check_classes, _wanted
 from vim_train.tasks.run import _check_same_data
 
 THEN = {"classes": ["a", "b"], "fingerprint": "1"}
@@ -19,8 +19,24 @@ def test_changed_images_need_a_word_changed_classes_are_refused() -> None:
         _check_same_data(THEN, changed, Resume.auto)
     [note] = _check_same_data(THEN, changed, Resume.must)
     assert note.endswith("goes on all the same")
-    with pytest.raises(UserError, match=r"the classes of data\.root"):
-        _check_same_data(THEN, THEN | {"classes": ["a", "c"]}, Resume.must)
+
+
+@pytest.mark.parametrize(
+    ("now", "how"),
+    [
+        (["a", "c"], "it lacks b and has also c"),
+        (["a"], "it lacks b"),
+        (["a", "b", "c"], "it has also c"),
+        (["b", "a"], "it has the same ones in another order"),
+    ],
+)
+def test_other_classes_than_the_checkpoints_are_refused_by_name(now: list[str], how: str) -> None:
+    with pytest.raises(UserError, match=rf"^the classes of data\.root are not those of the checkpoint: {how}; take"):
+        _check_same_data(THEN, THEN | {"classes": now}, Resume.must)
+    with pytest.raises(UserError, match=rf"^data\.root: its classes are not the checkpoint's: {how}$"):
+        _check_classes(THEN, now)
+    _check_classes(THEN, ["a", "b"])
+    _check_classes({}, now)  # weights that do not tell
 
 
 @pytest.mark.parametrize(("name", "held"), [("model.safetensors", Weights.raw), ("ema.safetensors", Weights.ema)])

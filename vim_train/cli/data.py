@@ -1,41 +1,111 @@
-"""vim-data: tools for data sets. `export` writes one out as an image folder."""
+"""vim-data: tools for data sets. The first word says which."""
 
 import sys
 from pathlib import Path
 
 from vim_train.cli import completion
 from vim_train.cli.app import Command, execute
-from vim_train.cli.errors import guarded
+from vim_train.cli.errors import DONE, FAILED, guarded
 from vim_train.cli.progress import show_progress
 from vim_train.config.compose import Plain
 from vim_train.config.errors import UserError
-from vim_train.config.reference import export_help
-from vim_train.config.schema import ExportCommand
+from vim_train.config.keys import any_of
+from vim_train.config.reference import count_help, export_help, index_help, verify_help
+from vim_train.config.schema import CountCommand, DataConfig, ExportCommand, IndexCommand, VerifyCommand
 
 
-def run(cfg: ExportCommand, plain: Plain) -> int:
+def index(cfg: IndexCommand, plain: Plain) -> int:
+    """Say what was recognised, and keep its index; returns the exit code."""
+    from vim_train.data.images import open_images
+    from vim_train.data.sources.cache import cache_dir
+
+    for split in ("train", "val"):
+        source = open_images(cfg.data, split, cfg.refresh)
+        print(f"{split}: {source.form}: {len(source):,} images, {len(source.classes):,} classes")
+        print(f"  first {source.name(0)}, last {source.name(len(source) - 1)}; fingerprint {source.fingerprint()}")
+    if cfg.data.root is not None:
+        print(f"indexes of archives are kept in {cache_dir()}")
+    return DONE
+
+
+def verify(cfg: VerifyCommand, plain: Plain) -> int:
+    """Decode every image; returns the exit code, 1 where some are bad."""
+    from vim_train.data.verify import verify
+
+    hashes = None if cfg.hashes is None else Path(cfg.hashes)
+    with show_progress(f"verify {_named(cfg.data)}") as progress:
+        verdict = verify(cfg.data, hashes, progress)
+    for fault in verdict.faults:
+        print(f"{fault.path}{f' (class {fault.class_name})' if fault.class_name else ''}: {fault.reason}")
+    print(f"{verdict.images:,} images, {len(verdict.faults):,} bad")
+    if hashes is not None:
+        print(f"{'compared with' if verdict.compared else 'hashes written to'} {hashes}")
+    return FAILED if verdict.faults else DONE
+
+
+def count(cfg: CountCommand, plain: Plain) -> int:
+    """Count; returns the exit code."""
+    from vim_train.data.count import count
+
+    for line in count(cfg.data):
+        print(line)
+    return DONE
+
+
+def export(cfg: ExportCommand, plain: Plain) -> int:
     """Export; returns the exit code."""
-    from vim_train.data.export import export_folder
+    from vim_train.data.export import export
 
-    with show_progress(f"export {cfg.data.name.value} to {cfg.out}") as progress:
-        export_folder(cfg.data, Path(cfg.out), progress)
-    return 0
+    with show_progress(f"export {_named(cfg.data)} to {cfg.out}") as progress:
+        export(cfg, progress)
+    return DONE
 
 
-EXPORT = Command("vim-data", "export", ExportCommand, export_help, run)
+COMMANDS = {
+    "index": Command("vim-data", "index", IndexCommand, index_help, index),
+    "verify": Command("vim-data", "verify", VerifyCommand, verify_help, verify),
+    "count": Command("vim-data", "count", CountCommand, count_help, count),
+    "export": Command("vim-data", "export", ExportCommand, export_help, export),
+}
+USAGE = """\
+vim-data: tools for data sets
+
+  vim-data index data.root=DIR           what was recognised there; keeps its index
+  vim-data count data.root=DIR           images of each class, beside ImageNet's
+  vim-data verify data.root=DIR          decodes everything, lists what is bad
+  vim-data export data.root=DIR out=DIR  folders or tar shards of any form
+
+vim-data export --help lists the keys of export, and so on"""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the console script."""
     argv = sys.argv[1:] if argv is None else argv
-    rest = [item for item in argv if item != "export"]
-    if rest == argv and not completion.asked(argv) and not {"--help", "-h", "--version"} & set(argv):
-        return guarded("vim-data", False, _no_subcommand)
-    return execute(EXPORT, rest)
+    word = next((item for item in argv if item in COMMANDS), None)
+    if word is not None:
+        rest = [item for item in argv if item != word]
+        return execute(COMMANDS[word], _folder_for_root(rest))
+    if completion.asked(argv) or "--version" in argv:
+        return execute(COMMANDS["export"], argv)
+    if not argv or {"--help", "-h"} & set(argv):
+        print(USAGE)
+        return DONE if argv else guarded("vim-data", False, _no_subcommand)
+    return guarded("vim-data", False, _no_subcommand)
 
 
 def _no_subcommand() -> int:
-    raise UserError("what to do? vim-data export data=fashion out=DIR writes a data set as an image folder")
+    raise UserError(f"what to do? The first word is {any_of(COMMANDS)}, as in: vim-data index data.root=DIR")
+
+
+def _folder_for_root(argv: list[str]) -> list[str]:
+    """A root alone says that the images are not the embedded ones."""
+    has_root = any(item.startswith("data.root=") for item in argv)
+    chosen = any(item.startswith("data=") for item in argv)
+    return ["data=folder", *argv] if has_root and not chosen else argv
+
+
+def _named(data: DataConfig) -> str:
+    return data.root or data.name.value
 
 
 if __name__ == "__main__":

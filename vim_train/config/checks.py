@@ -13,14 +13,17 @@ from vim_train.config.keys import Key, any_of, schema_keys
 from vim_train.config.schema import (
     AugmentConfig,
     Backend,
+    CountCommand,
     DataConfig,
     DataName,
     Device,
     EvalCommand,
     ExportCommand,
+    IndexCommand,
     OptimConfig,
     ScheduleConfig,
     TrainConfig,
+    VerifyCommand,
 )
 
 
@@ -55,6 +58,7 @@ RANGES = {
     "data.batch_size": AT_LEAST_1,
     "data.eval_batch_size": AT_LEAST_1,
     "data.lane": AT_LEAST_1,
+    "data.shuffle_block": AT_LEAST_0,
     "data.repeats": AT_LEAST_1,
     "data.workers": AT_LEAST_0,
     "data.crop_pct": PART,
@@ -88,11 +92,13 @@ RANGES = {
     "schedule.min_lr": NOT_NEGATIVE,
     "ema.decay": BETWEEN,
     "ops.threads": AT_LEAST_1,
+    "max_side": AT_LEAST_1,
+    "shard_images": AT_LEAST_1,
     "checkpoint.keep": Range("a whole number from 2", lambda x: x >= 2),
 }
 """Every number of the schema; a list's range holds for each of its numbers."""
 
-Config = TrainConfig | EvalCommand | ExportCommand
+Config = TrainConfig | EvalCommand | ExportCommand | IndexCommand | VerifyCommand | CountCommand
 
 CHOICES = {"task.name": ["classification"], "schedule.name": ["cosine", "constant"]}
 DURATIONS = ("eval.every", "checkpoint.every", "logger.every")
@@ -160,6 +166,18 @@ def check_export(cfg: ExportCommand) -> None:
     _check_data(cfg.data)
     if Path(cfg.out).is_file():
         raise UserError(f"out={cfg.out}: is a file; takes a folder, new or of the same export")
+
+
+def check_data_command(cfg: IndexCommand | VerifyCommand | CountCommand) -> None:
+    """Refuse what cannot be looked through.
+
+    Raises:
+        UserError: as for `check_train`.
+    """
+    _check_ranges(cfg)
+    _check_data(cfg.data)
+    if isinstance(cfg, VerifyCommand) and cfg.hashes is not None and not Path(cfg.hashes).resolve().parent.is_dir():
+        raise UserError(f"hashes={cfg.hashes}: no such folder")
 
 
 def _get(cfg: Config, key: str) -> object:

@@ -12,18 +12,32 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vim_train.config.checks import check_eval, check_export, check_train
+from vim_train.config.checks import check_data_command, check_eval, check_export, check_train
 from vim_train.config.errors import UserError
 from vim_train.config.explain import explain
 from vim_train.config.files import conf_dir
-from vim_train.config.schema import EvalCommand, ExportCommand, TrainConfig
+from vim_train.config.schema import (
+    CountCommand,
+    EvalCommand,
+    ExportCommand,
+    IndexCommand,
+    TrainConfig,
+    VerifyCommand,
+)
 
 Plain = dict[str, object]
 """A configuration of plain containers, Enum members by name: for YAML, W&B and checkpoints."""
 
 T = TypeVar("T")
 
-_CHECKS = {TrainConfig: check_train, EvalCommand: check_eval, ExportCommand: check_export}
+_CHECKS = {
+    TrainConfig: check_train,
+    EvalCommand: check_eval,
+    ExportCommand: check_export,
+    IndexCommand: check_data_command,
+    VerifyCommand: check_data_command,
+    CountCommand: check_data_command,
+}
 
 
 @cache
@@ -33,6 +47,9 @@ def register_schemas() -> None:
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="eval_schema", node=EvalCommand)
     store.store(name="export_schema", node=ExportCommand)
+    store.store(name="index_schema", node=IndexCommand)
+    store.store(name="verify_schema", node=VerifyCommand)
+    store.store(name="count_schema", node=CountCommand)
 
 
 def compose_config(overrides: Iterable[str] = (), config_dir: str | Path | None = None) -> tuple[TrainConfig, Plain]:

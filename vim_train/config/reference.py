@@ -9,7 +9,14 @@ from vim_train.config.compose import Plain, compose_plain
 from vim_train.config.errors import UserError
 from vim_train.config.files import groups, options, summary
 from vim_train.config.keys import Key, any_of, schema_keys, schema_sections, suggest
-from vim_train.config.schema import EvalCommand, ExportCommand, TrainConfig
+from vim_train.config.schema import (
+    CountCommand,
+    EvalCommand,
+    ExportCommand,
+    IndexCommand,
+    TrainConfig,
+    VerifyCommand,
+)
 
 TRAIN = """\
 vim-train: trains Vision Mamba on images; without arguments, on images it brings
@@ -47,9 +54,35 @@ Keys (vim-eval --help KEY explains)
 {keys}"""
 
 EXPORT = """\
-vim-data export: writes a data set out as an image folder
+vim-data export: writes a data set out as image folders or tar shards
 
   vim-data export data=fashion out=DIR
+  vim-data export data.root=DIR out=DIR format=shards max_side=400
+
+Keys
+{keys}"""
+
+INDEX = """\
+vim-data index: says what lies under data.root, and keeps the index of archives
+
+  vim-data index data.root=DIR
+
+Keys
+{keys}"""
+
+VERIFY = """\
+vim-data verify: decodes every image once, lists what is bad, leaves with 1 then
+
+  vim-data verify data.root=DIR data.workers=8
+  vim-data verify data.root=DIR hashes=FILE  # now; later again, to find bit rot
+
+Keys
+{keys}"""
+
+COUNT = """\
+vim-data count: images of each class, beside what ImageNet-1k is known to have
+
+  vim-data count data.root=DIR
 
 Keys
 {keys}"""
@@ -87,10 +120,41 @@ def export_help(arguments: list[str]) -> str:
     Raises:
         UserError: no such key.
     """
-    names = ("out", "data.name", "data.root", "data.val_fraction")
+    own = ("out", "format", "max_side", "shard_images")
+    return _data_help(arguments, ExportCommand, "export", EXPORT, own)
+
+
+def index_help(arguments: list[str]) -> str:
+    """Text of `vim-data index --help [KEY ...]`.
+
+    Raises:
+        UserError: no such key.
+    """
+    return _data_help(arguments, IndexCommand, "index", INDEX, ("refresh",))
+
+
+def verify_help(arguments: list[str]) -> str:
+    """Text of `vim-data verify --help [KEY ...]`.
+
+    Raises:
+        UserError: no such key.
+    """
+    return _data_help(arguments, VerifyCommand, "verify", VERIFY, ("hashes", "data.workers"))
+
+
+def count_help(arguments: list[str]) -> str:
+    """Text of `vim-data count --help [KEY ...]`.
+
+    Raises:
+        UserError: no such key.
+    """
+    return _data_help(arguments, CountCommand, "count", COUNT, ())
+
+
+def _data_help(arguments: list[str], schema: type, config: str, page: str, own: tuple[str, ...]) -> str:
     if arguments:
-        return _explained(arguments, ExportCommand, "export")
-    return EXPORT.format(keys=_listed(ExportCommand, names))
+        return _explained(arguments, schema, config)
+    return page.format(keys=_listed(schema, (*own, "data.name", "data.root", "data.val_fraction")))
 
 
 def _fit(line: str, width: int = 80) -> str:
@@ -179,10 +243,11 @@ The value is that of the groups' defaults, before a recipe.
 ## vim-eval
 
 {evaluate}
-## vim-data export
+## vim-data
 
-`out`: {out} The keys of `data` are those of vim-train.
-"""
+The keys of `data` are those of vim-train.
+
+{data}"""
 
 
 def page() -> str:
@@ -191,7 +256,22 @@ def page() -> str:
     plain = compose_plain("train", TrainConfig, ["~recipe"])
     train = "\n".join(_tables(TrainConfig, plain))
     evaluate = "\n".join(_tables(EvalCommand, compose_plain("eval", EvalCommand, [])))
-    return PAGE.format(recipes=recipes, train=train, evaluate=evaluate, out=schema_keys(ExportCommand)["out"].doc)
+    data = "\n".join(line for config, schema in DATA_COMMANDS.items() for line in _own_keys(config, schema))
+    return PAGE.format(recipes=recipes, train=train, evaluate=evaluate, data=data)
+
+
+DATA_COMMANDS = {"index": IndexCommand, "count": CountCommand, "verify": VerifyCommand, "export": ExportCommand}
+
+
+def _own_keys(config: str, schema: type) -> Iterator[str]:
+    """The keys of a `vim-data` command but for those of the data."""
+    plain = compose_plain(config, schema, [])
+    yield f"### vim-data {config}\n"
+    yield "| key | value | takes | |\n|---|---|---|---|"
+    for key in schema_keys(schema).values():
+        if not key.name.startswith("data."):
+            yield _row(key, plain)
+    yield ""
 
 
 def _tables(schema: type, plain: Plain) -> Iterator[str]:
@@ -204,9 +284,13 @@ def _tables(schema: type, plain: Plain) -> Iterator[str]:
             yield f"Options: {', '.join(f'`{section}={option}`' for option in options(section))}\n"
         yield "| key | value | takes | |\n|---|---|---|---|"
         for key in keys:
-            value = show(value_at(plain, key.name))
-            yield f"| `{key.name}` | `{value}` | {accepts(key)} | {key.doc.replace('|', '/')} |"
+            yield _row(key, plain)
         yield ""
+
+
+def _row(key: Key, plain: Plain) -> str:
+    value = show(value_at(plain, key.name))
+    return f"| `{key.name}` | `{value}` | {accepts(key)} | {key.doc.replace('|', '/')} |"
 
 
 if __name__ == "__main__":

@@ -162,11 +162,11 @@ class ModelConfig:
 @dataclass
 class DataConfig:
     name: DataName = MISSING
-    """fashion: the embedded images; folder: class folders under `root`."""
+    """fashion: the embedded images; folder: those under `root`, in whatever form."""
     root: str | None = None
-    """Image folder: train/ and val/ with one folder a class, or class folders directly, split by `val_fraction`."""
+    """Folder of the images: train/ and val/ or the classes themselves, ImageNet's tars, tar or Parquet shards."""
     val_fraction: float = 0.1
-    """Share of a folder without val/ that is held out, chosen by a hash of the file's relative path."""
+    """Where there are no validation images: share that is held out, chosen by a hash of the file's relative path."""
     img_size: int = 224
     """Side of the square image the model sees, in pixels."""
     batch_size: int = 128
@@ -177,6 +177,8 @@ class DataConfig:
     """Consecutive images that share one mixing draw and mix with one another; divides the batch."""
     repeats: int = 1
     """Repeated augmentation: every image drawn is seen so many times in a batch, in different lanes."""
+    shuffle_block: int = 0
+    """Images read in runs of so many neighbours, 64 runs shuffled together: for slow storage. 0: a full shuffle."""
     workers: int = 2
     """Processes that decode and augment; 0: in the training process. The images do not depend on it."""
     crop_pct: float = 0.875
@@ -190,7 +192,7 @@ class DataConfig:
     bad_images_max: int = 100
     """With skip: more bad images than this stop the run."""
     allow_empty_classes: bool = False
-    """Accept a class folder with no image in it."""
+    """Accept classes without an image, or without one to validate."""
     pixel_limit: int = 100_000_000
     """Images with more pixels than this are refused before they are decoded."""
 
@@ -362,11 +364,11 @@ class EvalDataConfig:
     """What evaluation may change of the run's own data; null: as the run had it."""
 
     name: DataName | None = None
-    """fashion: the embedded images; folder: class folders under `root`."""
+    """fashion: the embedded images; folder: those under `root`, in whatever form."""
     root: str | None = None
-    """Image folder with val/, or class folders of which the run's `val_fraction` is evaluated."""
+    """Folder of the images, as in training; without validation images, the run's `val_fraction` is evaluated."""
     val_fraction: float | None = None
-    """Share of a folder without val/ that is evaluated."""
+    """Where there are no validation images: share that is evaluated."""
     img_size: int | None = None
     """Side of the square image the model sees, in pixels."""
     crop_pct: float | None = None
@@ -396,12 +398,54 @@ class EvalCommand:
     ops: OpsConfig = field(default_factory=OpsConfig)
 
 
+class ExportFormat(Enum):
+    folder = "folder"
+    shards = "shards"
+
+
 @dataclass
 class ExportCommand:
     """Everything `vim-data export` can be told."""
 
     out: str = MISSING
     """Folder to write: new, or one where an export of the same data was interrupted."""
+    format: ExportFormat = ExportFormat.folder
+    """folder: a file an image, one folder a class; shards: tar shards in webdataset's naming."""
+    max_side: int | None = None
+    """Shrink images whose longer side has more pixels, as JPEG of quality 95; null: copy every file as it is."""
+    shard_images: int = 10000
+    """Images a shard."""
+    debug: bool = False
+    """Show tracebacks instead of one-line errors."""
+    data: DataConfig = field(default_factory=DataConfig)
+
+
+@dataclass
+class IndexCommand:
+    """Everything `vim-data index` can be told."""
+
+    refresh: bool = False
+    """Look through archives again even if their size and time of change are those of the kept index."""
+    debug: bool = False
+    """Show tracebacks instead of one-line errors."""
+    data: DataConfig = field(default_factory=DataConfig)
+
+
+@dataclass
+class VerifyCommand:
+    """Everything `vim-data verify` can be told."""
+
+    hashes: str | None = None
+    """File of hashes: written if it is not there, else every image is compared with it."""
+    debug: bool = False
+    """Show tracebacks instead of one-line errors."""
+    data: DataConfig = field(default_factory=DataConfig)
+
+
+@dataclass
+class CountCommand:
+    """Everything `vim-data count` can be told."""
+
     debug: bool = False
     """Show tracebacks instead of one-line errors."""
     data: DataConfig = field(default_factory=DataConfig)

@@ -9,12 +9,15 @@ picture.
 import os
 import stat
 import warnings
+from io import BytesIO
 from typing import Literal
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 Mode = Literal["RGB", "L"]
+
+_LARGEST_FILE = 1 << 30
 
 
 class BadImage(Exception):
@@ -36,18 +39,34 @@ def decode(path: str, mode: Mode = "RGB", pixel_limit: int = 100_000_000) -> Ima
         BadImage: not a regular file, empty, no image, truncated, more than `pixel_limit` pixels, or pixels without a
             defined range.
     """
+    return decode_bytes(read_file(path), path, mode, pixel_limit)
+
+
+def read_file(path: str) -> bytes:
+    """All of `path`. Raises BadImage: not a regular file, empty, larger than any image, or unreadable."""
     _check_file(path)
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise BadImage(path, _one_line(error)) from error
+
+
+def decode_bytes(data: bytes, path: str, mode: Mode = "RGB", pixel_limit: int = 100_000_000) -> Image.Image:
+    """Decode an image file's contents; `path` is what to call it. Raises BadImage as `decode`."""
     try:
         # Pillow warns of odd EXIF blocks and palettes, whose pixels are right, and of sizes, which we check.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path) as image:
+            with Image.open(BytesIO(data)) as image:
                 width, height = image.size
                 if width * height > pixel_limit:
                     raise BadImage(path, f"{width}x{height} pixels, more than data.pixel_limit={pixel_limit}")
                 return _convert(path, image, mode)
     except BadImage:
         raise
+    except Image.DecompressionBombError as error:  # before we are told the size
+        raise BadImage(path, f"more pixels than data.pixel_limit={pixel_limit}") from error
     except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, …
         raise BadImage(path, _one_line(error)) from error
 
@@ -62,6 +81,8 @@ def _check_file(path: str) -> None:
         raise BadImage(path, "not a regular file")
     if status.st_size == 0:
         raise BadImage(path, "empty file")
+    if status.st_size > _LARGEST_FILE:
+        raise BadImage(path, f"{status.st_size:,} bytes, more than an image has")
 
 
 def _convert(path: str, image: Image.Image, mode: Mode) -> Image.Image:

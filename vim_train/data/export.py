@@ -1,21 +1,39 @@
-"""A source written out as an image folder, which reads back with the same classes, order and pixels."""
+"""A source written out as image folders or tar shards, which read back with the same classes, labels and order.
 
+Images are copied as they are stored, but for those that `max_side` makes smaller and those that are no files yet.
+"""
+
+import io
 import json
 import os
-from collections.abc import Callable
+import tarfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from PIL import Image
+
 from vim_train.config.errors import UserError
-from vim_train.config.schema import DataConfig
+from vim_train.config.schema import ExportCommand, ExportFormat
 from vim_train.data.decode import BadImage
-from vim_train.data.sources import Source, Split, open_source
+from vim_train.data.images import open_images
+from vim_train.data.sources import Source, Split
+from vim_train.data.sources.classes import is_imagenet_1k
+from vim_train.data.sources.shards import INFO
+from vim_train.data.sources.splits import EXPORT_MARK
 
-_MARK = ".export.json"
+Progress = Callable[[int, int], None]
 _SPLITS: tuple[Split, ...] = ("train", "val")
+_WDS = {"train": "train", "val": "validation"}
+_BATCH = 256
+JPEG_QUALITY = 95
 
 
-def export_folder(data: DataConfig, out_dir: Path, progress: Callable[[int, int], None] | None = None) -> int:
-    """Write both splits of `data` as out_dir/{train,val}/CLASS/INDEX.png, lossless. Started again, it goes on.
+def export(command: ExportCommand, progress: Progress | None = None) -> int:
+    """Write both splits of `command.data` to `command.out`; started again, it goes on.
+
+    Folders get out/{train,val}/CLASS/NAME, shards out/…-train-0000.tar with NAME.jpg, NAME.cls and NAME.json; each file
+    is whole or absent. What was done to the images stands in out/.export.json, and is said wherever they are read.
 
     Args:
         progress: called with (images there, images in all) now and then, and at the end.
@@ -24,46 +42,163 @@ def export_folder(data: DataConfig, out_dir: Path, progress: Callable[[int, int]
         Number of images.
 
     Raises:
-        UserError: `out_dir` holds something else or cannot be written, or an image cannot be decoded.
+        UserError: `out` holds something else or cannot be written, or an image cannot be read.
     """
-    sources = {split: open_source(data, split) for split in _SPLITS}
+    out = Path(command.out)
+    sources = {split: open_images(command.data, split) for split in _SPLITS}
     total = sum(len(source) for source in sources.values())
     done = 0
     try:
-        _claim(out_dir, {split: source.fingerprint() for split, source in sources.items()})
+        _claim(out, command, sources)
+        write = _folder if command.format is ExportFormat.folder else _shards
         for split, source in sources.items():
-            for name in source.classes:
-                (out_dir / split / name).mkdir(parents=True, exist_ok=True)
-            for index in range(len(source)):
-                _write(source, index, out_dir / split)
-                done += 1
-                if progress is not None and (done % 100 == 0 or done == total):
+            for count in write(source, split, out, command):
+                done += count
+                if progress is not None:
                     progress(done, total)
+        if command.format is ExportFormat.shards:
+            _write_info(out, sources, command.shard_images)
     except BadImage as error:
         raise UserError(f"{error.path} cannot be decoded: {error.reason}") from error
     except OSError as error:
-        raise UserError(f"{out_dir} cannot be written: {error.strerror or error}") from error
+        raise UserError(f"{out} cannot be written: {error.strerror or error}") from error
     return total
 
 
-def _claim(out_dir: Path, fingerprints: dict[str, str]) -> None:
-    """Mark `out_dir` as this export's, unless it is another's."""
-    out_dir.mkdir(parents=True, exist_ok=True)
-    mark = out_dir / _MARK
+def _claim(out: Path, command: ExportCommand, sources: dict[Split, Source]) -> None:
+    """Mark `out` as this export's, unless it is another's."""
+    said: dict[str, object] = {
+        "of": {split: source.fingerprint() for split, source in sources.items()},
+        "format": command.format.value,
+        "max_side": command.max_side,
+    }
+    if command.max_side is not None:
+        said |= {"resize": "lanczos", "jpeg_quality": JPEG_QUALITY}
+    if command.format is ExportFormat.shards:
+        said["shard_images"] = command.shard_images
+    out.mkdir(parents=True, exist_ok=True)
+    mark = out / EXPORT_MARK
     if mark.exists():
-        if json.loads(mark.read_text()) != fingerprints:
-            raise UserError(f"{out_dir} holds the export of other data; choose a new folder or remove it")
-    elif any(out_dir.iterdir()):
-        raise UserError(f"{out_dir} is not empty; choose a new folder")
+        if json.loads(mark.read_text()) != said:
+            raise UserError(
+                f"{out} holds an export of other data, or of another kind; choose a new folder or remove it"
+            )
+    elif any(out.iterdir()):
+        raise UserError(f"{out} is not empty; choose a new folder")
     else:
-        mark.write_text(json.dumps(fingerprints))
+        _write(mark, json.dumps(said).encode())
 
 
-def _write(source: Source, index: int, base: Path) -> None:
+def _folder(source: Source, split: Split, out: Path, command: ExportCommand) -> Iterator[int]:
+    """One file an image."""
+    names = _names(source)
+    for name in source.classes:
+        (out / split / name).mkdir(parents=True, exist_ok=True)
+
+    def target(index: int) -> Path:
+        return out / split / source.classes[source.labels[index]] / names[index]
+
+    def write(index: int) -> None:
+        if not target(index).exists():
+            _write(target(index), _stored(source, index, command.max_side))
+
+    with ThreadPoolExecutor(max(command.data.workers, 1)) as pool:
+        for first in range(0, len(source), _BATCH):
+            indices = range(first, min(first + _BATCH, len(source)))
+            list(pool.map(write, indices))
+            yield len(indices)
+
+
+def _shards(source: Source, split: Split, out: Path, command: ExportCommand) -> Iterator[int]:
+    """One tar for every `shard_images` images."""
+    names = _names(source)
+    with ThreadPoolExecutor(max(command.data.workers, 1)) as pool:
+        for shard, name in enumerate(_shard_names(source, split, command.shard_images)):
+            first = shard * command.shard_images
+            indices = range(first, min(first + command.shard_images, len(source)))
+            path, part = out / name, out / f".{name}.part"
+            if path.exists():
+                yield len(indices)
+                continue
+            with open(part, "wb") as file:
+                with tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as archive:
+                    for start in range(indices.start, indices.stop, _BATCH):
+                        some = range(start, min(start + _BATCH, indices.stop))
+                        images = pool.map(lambda index: _stored(source, index, command.max_side), some)
+                        for index, data in zip(some, images, strict=True):
+                            _add_sample(archive, source, index, names[index], data)
+                        yield len(some)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+
+
+def _add_sample(archive: tarfile.TarFile, source: Source, index: int, name: str, data: bytes) -> None:
+    label = int(source.labels[index])
+    stem, suffix = os.path.splitext(name)
+    key = f"{source.classes[label]}/{stem}"
+    said = {"label": label, "class_name": source.classes[label], "filename": name}
+    # Everybody's readers know .jpg; what is inside is told by the bytes.
+    image = ".jpg" if suffix.lower() in (".jpg", ".jpeg") else suffix.lower()
+    for end, body in ((image, data), (".cls", str(label).encode()), (".json", json.dumps(said).encode())):
+        info = tarfile.TarInfo(key + end)
+        info.size = len(body)
+        archive.addfile(info, io.BytesIO(body))
+
+
+def _shard_names(source: Source, split: Split, size: int) -> list[str]:
+    base = "imagenet1k" if is_imagenet_1k(source.classes) else "images"
+    return [f"{base}-{_WDS[split]}-{shard:04d}.tar" for shard in range(-(-len(source) // size))]
+
+
+def _write_info(out: Path, sources: dict[Split, Source], size: int) -> None:
+    splits = {}
+    for split, source in sources.items():
+        names = _shard_names(source, split, size)
+        lengths = [min(size, len(source) - shard * size) for shard in range(len(names))]
+        splits[_WDS[split]] = {
+            "name": _WDS[split], "num_samples": len(source), "filenames": names, "shard_lengths": lengths
+        }  # fmt: skip
+    _write(out / INFO, json.dumps({"splits": splits}, indent=1).encode())
+
+
+def _names(source: Source) -> list[str]:
+    """A file name for each image, unique in its class: its own, or its index where it is no file."""
+    used: set[tuple[int, str]] = set()
+    names = []
+    for index, label in enumerate(source.labels.tolist()):
+        name = os.path.basename(source.name(index)) if source.form != "embedded images" else f"{index:08d}.png"
+        stem, suffix = os.path.splitext(name)
+        if (label, stem) in used:  # of two folders inside one class
+            stem = f"{stem}_{index}"
+        used.add((label, stem))
+        names.append(stem + (suffix or ".jpg"))
+    return names
+
+
+def _stored(source: Source, index: int, max_side: int | None) -> bytes:
+    """Contents of the file to write. Raises BadImage."""
+    data = source.read(index)
+    if data is None:
+        return _encoded(source.load(index, source.native_mode), "PNG")
+    if max_side is None:
+        return data
+    image = source.load(index, "RGB")
+    if max(image.size) <= max_side:
+        return data
+    scale = max_side / max(image.size)
+    size = (max(round(image.width * scale), 1), max(round(image.height * scale), 1))
+    return _encoded(image.resize(size, Image.Resampling.LANCZOS), "JPEG")
+
+
+def _encoded(image: Image.Image, kind: str) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind, **({"quality": JPEG_QUALITY} if kind == "JPEG" else {}))
+    return out.getvalue()
+
+
+def _write(path: Path, data: bytes) -> None:
     """Whole or absent: under a dot-name, which readers skip, until it is complete."""
-    folder = base / source.classes[source.labels[index]]
-    target, part = folder / f"{index:08d}.png", folder / f".{index:08d}.part"
-    if target.exists():
-        return
-    source.load(index, source.native_mode).save(part, format="PNG")
-    os.replace(part, target)
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(data)
+    os.replace(part, path)

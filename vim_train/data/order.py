@@ -13,6 +13,9 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
+BLOCKS_AT_ONCE = 64
+"""Runs of neighbours whose images `block_order` shuffles together."""
+
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 _WORD = 0xD1342543DE82EF95
@@ -29,6 +32,7 @@ class Stream(IntEnum):
     MIX = 3
     DROP_PATH = 4
     REPLACE = 5
+    BLOCK_ORDER = 6
 
 
 def key(seed: int, *words: int) -> int:
@@ -55,6 +59,20 @@ def uniform(seed: int, epoch: int, positions: NDArray[np.int64], stream: Stream,
 def epoch_order(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
     """The permutation (n,) of epoch `epoch`."""
     return permutation(key(seed, Stream.ORDER, epoch), n)
+
+
+def block_order(seed: int, epoch: int, n: int, block: int) -> NDArray[np.int64]:
+    """A permutation (n,) of epoch `epoch` that reads in runs: for storage that is slow to seek.
+
+    Runs of `block` neighbours are drawn in random order, and of every `BLOCKS_AT_ONCE` runs drawn the images are
+    shuffled together. So what is read stays for a while in that many stretches, and a batch still has images of many.
+    """
+    runs = -(-n // block)
+    turn = np.empty(runs, dtype=np.int64)
+    turn[permutation(key(seed, Stream.ORDER, epoch), runs)] = np.arange(runs)
+    group = np.repeat(turn // BLOCKS_AT_ONCE, block)[:n]
+    shuffled = permutation(key(seed, Stream.BLOCK_ORDER, epoch), n)
+    return shuffled[np.argsort(group[shuffled], kind="stable")]
 
 
 def permutation(state: int, n: int) -> NDArray[np.int64]:

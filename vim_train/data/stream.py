@@ -1,11 +1,13 @@
 """Batches for training and evaluation."""
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from vim_train.config.errors import UserError
 from vim_train.config.schema import BadImages, TrainConfig
@@ -13,7 +15,7 @@ from vim_train.data.batch import BadRecord, Batch
 from vim_train.data.decode import Mode
 from vim_train.data.fetch import Bad, Fetch, Fetched, Request
 from vim_train.data.mixing import Mix
-from vim_train.data.order import Stream, draw_index, epoch_order, position_keys
+from vim_train.data.order import Stream, block_order, draw_index, epoch_order, position_keys
 from vim_train.data.pool import TIMEOUT_S, Pool
 from vim_train.data.sources import Source
 from vim_train.data.transforms import Erase, Normalize, eval_transform, train_transform
@@ -74,6 +76,14 @@ class TrainStream:
         """Images that could not be decoded and were replaced so far, one record a path."""
         return list(self._bad.values())
 
+    def fingerprint(self) -> str:
+        """Hash of what decides which image stands where, beside seed and sizes."""
+        digest = self._source.fingerprint()
+        if self._cfg.data.shuffle_block == 0:
+            return digest
+        places = self._source.storage_order().astype("<i8").tobytes()
+        return f"{digest}-{hashlib.blake2b(places, digest_size=8).hexdigest()}"
+
     def new_bad_images(self) -> list[BadRecord]:
         """Those of `bad_images` that came up since this was last asked."""
         told, self._untold = self._untold, []
@@ -117,13 +127,19 @@ class TrainStream:
         for step in range(first_step, last_step):
             if step // spe != epoch:
                 epoch = step // spe
-                order = epoch_order(self._cfg.seed, epoch, len(self._source))
+                order = self._order(epoch)
             start = step % spe * data.batch_size
             for first in range(start, start + data.batch_size, micro):
                 positions = np.arange(first, first + micro, dtype=np.int64)
                 yield Request(
                     epoch, positions, order[draw_index(positions, data.batch_size, data.lane) // data.repeats]
                 )
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        seed, images, block = self._cfg.seed, len(self._source), self._cfg.data.shuffle_block
+        if block == 0:
+            return epoch_order(seed, epoch, images)
+        return self._source.storage_order()[block_order(seed, epoch, images, block)]
 
     def _finish(self, fetched: Fetched) -> Batch:
         epoch, positions, indices = fetched.request
@@ -166,7 +182,14 @@ class EvalStream:
 
     def __init__(self, source: Source, cfg: TrainConfig, device: torch.device, *, timeout_s: float = TIMEOUT_S) -> None:
         self._source, self._device = source, device
-        fetch = Fetch(source, eval_transform(cfg.data), _mode(cfg), cfg.data.img_size, seed=None, replacements=0)
+        fetch = Fetch(
+            source,
+            eval_transform(cfg.data),
+            _mode(cfg),
+            cfg.data.img_size,
+            seed=None,
+            replacements=0,
+        )
         self._normalize = Normalize(cfg.data.mean, cfg.data.std, device)
         size = cfg.data.eval_batch_size
         whole = np.arange(len(source), dtype=np.int64)

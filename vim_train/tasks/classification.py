@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from vim_train.config.schema import Loss, TrainConfig
 from vim_train.data.batch import Batch
+from vim_train.data.images import open_images
 from vim_train.data.order import Stream, key, uniform
-from vim_train.data.sources import Source, open_source
+from vim_train.data.sources import Source
 from vim_train.data.stream import EvalStream, TrainStream
 from vim_train.models.vim import Vim
 from vim_train.tasks.build import build_model
@@ -25,7 +26,7 @@ class Validation:
     """
 
     def __init__(self, cfg: TrainConfig, device: torch.device) -> None:
-        self.val_source: Source = open_source(cfg.data, "val")
+        self.val_source: Source = open_images(cfg.data, "val")
         self.classes = self.val_source.classes
         self._eval_stream = EvalStream(self.val_source, cfg, device)
 
@@ -58,7 +59,7 @@ class Classification(Validation):
 
     def __init__(self, cfg: TrainConfig, device: torch.device) -> None:
         self.cfg, self.device = cfg, device
-        self.train_source: Source = open_source(cfg.data, "train")
+        self.train_source: Source = open_images(cfg.data, "train")
         self.train_stream = TrainStream(self.train_source, cfg, len(self.train_source.classes), device)
         self.steps_per_epoch = self.train_stream.steps_per_epoch
         super().__init__(cfg, device)

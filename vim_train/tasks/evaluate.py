@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -11,6 +13,7 @@ from vim_train.config.compose import Plain
 from vim_train.config.errors import UserError
 from vim_train.config.evaluation import run_config
 from vim_train.config.schema import EvalCommand, Weights
+from vim_train.data.sources.classes import difference
 from vim_train.engine.checkpoint import NoEmaError, load_weights
 from vim_train.engine.evaluation import evaluate as evaluate_model
 from vim_train.engine.manifest import EMA
@@ -37,13 +40,13 @@ def evaluate(command: EvalCommand, plain: Plain) -> int:
     meta: dict[str, object] = {}
     try:
         for which in _wanted(command):
-            meta = load_into(model, command.checkpoint, "ema" if which is Weights.ema else "model")
-            _check_classes(meta, validation.classes)
+            name: Literal["ema", "model"] = "ema" if which is Weights.ema else "model"
+            meta = load_into(model, command.checkpoint, name, partial(_check_classes, classes=validation.classes))
             rows[which.value] = evaluate_model(validation, model, precision) or {}
     finally:
         validation.close()
     images = len(validation.val_source)
-    _show(command.checkpoint, meta, images, rows)
+    _show(command.checkpoint, meta, f"{images:,} images, {validation.val_source.form}", rows)
     if command.json is not None:
         record = {"checkpoint": str(meta["path"]), "step": meta.get("step"), "images": images, **rows}
         _write(Path(command.json), record)
@@ -68,24 +71,21 @@ def _wanted(command: EvalCommand) -> list[Weights]:
 
 def _check_classes(meta: dict[str, object], classes: Sequence[str]) -> None:
     """Raises:
-    UserError: as many classes as the checkpoint has, but other ones or in another order: all labels would be wrong.
+    UserError: not the checkpoint's classes, or in another order: all labels would be wrong.
     """
     trained = meta.get("classes")
-    if isinstance(trained, list) and trained != list(classes):
-        differing = next(
-            ((a, b) for a, b in zip(trained, classes, strict=False) if a != b), (len(trained), len(classes))
-        )
-        raise UserError(f"data.root: its classes are not the checkpoint's: {differing[1]} where it has {differing[0]}")
+    if isinstance(trained, list) and (how := difference(trained, classes)):
+        raise UserError(f"data.root: its classes are not the checkpoint's: it {how}")
 
 
-def _show(checkpoint: str, meta: dict[str, object], images: int, rows: dict[str, dict[str, float]]) -> None:
+def _show(checkpoint: str, meta: dict[str, object], images: str, rows: dict[str, dict[str, float]]) -> None:
     table = Table()
     table.add_column("weights")
     for name in ("top-1 %", "top-5 %", "loss"):
         table.add_column(name, justify="right")
     for which, metrics in rows.items():
         table.add_row(which, f"{metrics['top1']:.2f}", f"{metrics['top5']:.2f}", f"{metrics['loss']:.4f}")
-    print(f"{checkpoint}, step {meta.get('step', 'unknown')}: {images:,} images")
+    print(f"{checkpoint}, step {meta.get('step', 'unknown')}: {images}")
     Console().print(table)
 
 

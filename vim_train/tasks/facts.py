@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from vim_train import __version__, ops
-from vim_train.config.schema import TrainConfig
+from vim_train.config.schema import DataConfig, TrainConfig
+from vim_train.data.sources.classes import unusual_count
 from vim_train.engine.schedule import Schedule
 from vim_train.tasks.classification import Classification
 
@@ -16,7 +17,6 @@ from vim_train.tasks.classification import Classification
 def provenance(cfg: TrainConfig, task: Classification, schedule: Schedule, run_dir: Path) -> dict[str, str]:
     """What decides the numbers of this run: versions, machine, data, model, batch and schedule."""
     data = cfg.data
-    source = f"{data.name.value}{f' {data.root}' if data.root else ''}"
     counts = f"{len(task.train_source):,} + {len(task.val_source):,} images, {len(task.classes)} classes"
     parameters = sum(p.numel() for p in task.model.parameters())
     return {
@@ -24,7 +24,7 @@ def provenance(cfg: TrainConfig, task: Classification, schedule: Schedule, run_d
         "torch": f"{torch.__version__}, timm {metadata.version('timm')}, Pillow {metadata.version('pillow')}",
         "scan": scan_line(task.device),
         "device": device_line(task.device),
-        "data": f"{source}: {counts}, {data.img_size} px, data.workers={data.workers}",
+        "data": f"{_source_line(task, data)}: {counts}, {data.img_size} px, data.workers={data.workers}",
         "model": f"{cfg.model.name}, {parameters:,} parameters",
         "batch": _batch_line(cfg),
         "lr": _lr_line(cfg, schedule),
@@ -32,6 +32,15 @@ def provenance(cfg: TrainConfig, task: Classification, schedule: Schedule, run_d
         "precision": f"{cfg.precision.amp.value}, seed {cfg.seed}, {cfg.determinism.value}",
         "run": str(run_dir),
     }
+
+
+def _source_line(task: Classification, data: DataConfig) -> str:
+    """What was recognised, and where."""
+    train, val = task.train_source, task.val_source
+    forms = train.form if train.form == val.form else f"{train.form} and {val.form}"
+    odd = [unusual_count(task.classes, split, len(source)) for split, source in (("train", train), ("val", val))]
+    notes = "".join(f" ({note})" for note in odd if note)
+    return f"{forms}{f' in {data.root}' if data.root else ''}{notes}"
 
 
 def scan_line(device: torch.device) -> str:

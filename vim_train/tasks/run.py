@@ -14,6 +14,7 @@ from vim_train.config.checks import peak_lr
 from vim_train.config.compose import Plain
 from vim_train.config.errors import UserError
 from vim_train.config.schema import Resume, TrainConfig
+from vim_train.data.sources.classes import difference
 from vim_train.engine import checkpoint
 from vim_train.engine.checkpoint import CheckpointError
 from vim_train.engine.loop import Trainer
@@ -63,7 +64,7 @@ def _train(
     meta = {
         "config": _identity(cfg),
         "classes": task.classes,
-        "fingerprint": task.train_source.fingerprint(),
+        "fingerprint": task.train_stream.fingerprint(),
         "versions": versions(),
     }
     trainer = Trainer(cfg, task, schedule, task.device, run.path, meta, report, stop)
@@ -107,13 +108,20 @@ def _check_same_data(then: Mapping[str, object], now: Mapping[str, object], resu
         UserError: it has changed, so that going on would not be the same run.
     """
     if then.get("classes") != now["classes"]:
-        raise UserError("the classes of data.root are not those of the checkpoint; take another run.name to start anew")
+        how = _difference(then.get("classes"), now["classes"])
+        raise UserError(
+            f"the classes of data.root are not those of the checkpoint{how}; take another run.name to start anew"
+        )
     if then.get("fingerprint") == now["fingerprint"]:
         return []
     changed = "the images of data.root are not those of the checkpoint (added, removed or changed)"
     if resume is Resume.must:
         return [f"{changed}: goes on all the same"]
     raise UserError(f"{changed}; restore them, take another run.name to start anew, or run.resume=must to go on")
+
+
+def _difference(then: object, now: object) -> str:
+    return f": it {difference(then, now)}" if isinstance(then, list) and isinstance(now, list) else ""
 
 
 def _other_versions(then: Mapping[str, object], now: Mapping[str, object]) -> list[str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from vim_train.data.decode import Mode
@@ -23,6 +24,7 @@ class FashionSource:
     """
 
     native_mode: Mode = "L"
+    form = "embedded images"
 
     def __init__(self, split: Literal["train", "val"]) -> None:
         with np.load(_FILE, allow_pickle=False) as stored:
@@ -36,12 +38,18 @@ class FashionSource:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def read(self, index: int) -> bytes | None:
+        return None
+
     def load(self, index: int, mode: Mode = "RGB") -> Image.Image:
         image = Image.fromarray(self._images[index])
         return image if mode == "L" else image.convert(mode)
 
     def name(self, index: int) -> str:
         return f"{self.classes[self.labels[index]]}/{index:05d}"
+
+    def storage_order(self) -> NDArray[np.int64]:
+        return np.arange(len(self))
 
     def fingerprint(self) -> str:
         digest = hashlib.blake2b("\0".join(self.classes).encode(), digest_size=16)

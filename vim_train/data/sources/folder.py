@@ -1,180 +1,164 @@
-"""Images in class folders: train/CLASS/… and val/CLASS/…, or CLASS/… split by a hash of each file's path."""
+"""Loose files: one folder a class, or a flat folder of validation images with a file of labels beside it."""
 
-import hashlib
 import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from vim_train.config.errors import UserError
-from vim_train.config.schema import DataConfig
-from vim_train.data.decode import Mode, decode
-from vim_train.data.order import held_out
+from vim_train.data.sources.labels import ImageLabels, LabelFile, stem
+from vim_train.data.sources.listing import LOOSE, Listing, Part, Progress, as_names, some
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-_ALLOW = "data.allow_empty_classes=true accepts that"
+_EXTENSIONS = tuple(os.fsencode(extension) for extension in EXTENSIONS)
+_THREADS = 8
+"""Wait for so many answers of a network file system at a time."""
 
 
-class FolderSource:
-    """Image files by index: classes in sorted order, files sorted by path in each class.
+def class_folders(base: Path, form: str = "image folders") -> Part:
+    """base/CLASS/…/image.jpg. Files are looked through each time: nothing else notices one that changed in place."""
 
-    Names lie end to end in one block of bytes, not in a list of strings: a third of the memory, and forked workers
-    share its pages.
-    """
+    def classes() -> list[str]:
+        return _class_names(base)
 
-    native_mode: Mode = "RGB"
+    def listing(progress: Progress) -> Listing:
+        names = classes()
+        loose = [name for name in files_in(base) if is_image(name)]
+        if loose:
+            stray = f"{len(loose)} images beside its class folders, which belong to none of them: {some(sorted(loose))}"
+            raise UserError(f"{base} holds {stray}; move them into their class's folder")
+        with ThreadPoolExecutor(_THREADS) as pool:
+            found = []
+            for files in pool.map(images_under, [base / name for name in names]):
+                found.append(files)
+                progress(str(base), len(found), len(names))
+        return _listing(names, found)
 
-    def __init__(self, root: Path, classes: list[str], files: list[list[str]], pixel_limit: int) -> None:
-        """`files[c]`: sorted paths of the images of `classes[c]`, relative to root/classes[c]."""
-        names = [os.fsencode(name) for of_class in files for name in of_class]
-        self.root = root
-        self.classes = classes
-        self.labels: NDArray[np.int64] = np.repeat(np.arange(len(classes)), [len(of_class) for of_class in files])
-        self._names = b"".join(names)
-        self._bounds = np.cumsum([0, *map(len, names)], dtype=np.int64)
-        self._pixel_limit = pixel_limit
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def load(self, index: int, mode: Mode = "RGB") -> Image.Image:
-        return decode(self.name(index), mode, self._pixel_limit)
-
-    def name(self, index: int) -> str:
-        return os.path.join(self.root, self._relative(index))
-
-    def fingerprint(self) -> str:
-        """Hash of classes and of the files' relative paths and sizes; no file is read, but every one is asked for."""
-        digest = hashlib.blake2b("\0".join(self.classes).encode("utf-8", "surrogateescape"), digest_size=16)
-        for index in range(len(self)):
-            try:
-                size = os.stat(self.name(index)).st_size
-            except OSError:
-                size = -1
-            digest.update(os.fsencode(self._relative(index)) + b"\0" + str(size).encode() + b"\0")
-        return digest.hexdigest()
-
-    def _relative(self, index: int) -> str:
-        name = os.fsdecode(self._names[self._bounds[index] : self._bounds[index + 1]])
-        return f"{self.classes[self.labels[index]]}/{name}"
+    return Part(form, base, str(base), classes, listing, unit="class folders")
 
 
-def open_folder(data: DataConfig, split: Literal["train", "val"]) -> FolderSource:
-    """The images of one split under data.root. Raises UserError for every layout that is not class folders."""
-    if data.root is None:
-        raise UserError("data.root is not set: data=folder needs the folder of train/ and val/, or of the classes")
-    root = Path(data.root).expanduser()
-    if not root.is_dir():
-        raise UserError(f"data.root={data.root} {'is not a folder' if root.exists() else 'does not exist'}")
+def flat_folder(base: Path, labels: LabelFile, form: str = "flat folder") -> Part:
+    """base/image.jpg, with the class of each in `labels`."""
 
-    train, val = root / "train", root / "val"
-    if val.is_dir():
-        return _open_split(data, split, train, val)
-    base = train if train.is_dir() and (_folders(train) or _folders(root) == ["train"]) else root
-    return _open_unsplit(data, split, base)
+    def listing(progress: Progress) -> Listing:
+        known = labels.read()
+        names = sorted(name for name in files_in(base) if is_image(name))
+        check_labels(str(base), [stem(name) for name in names], known)
+        found: dict[str, list[tuple[bytes, int]]] = {name: [] for name in known.classes}
+        for done, name in enumerate(names, 1):
+            found[known.of[stem(name)]].append((os.fsencode(name), _size(base / name)))
+            if done % 1000 == 0 or done == len(names):
+                progress(str(base), done, len(names))
+        return _listing(known.classes, list(found.values()), flat=True)
 
-
-def _open_split(data: DataConfig, split: str, train: Path, val: Path) -> FolderSource:
-    if not train.is_dir():
-        if split == "train":
-            raise UserError(f"{val.parent} has val/ but no train/: training needs train/ with one folder a class")
-        classes = _class_folders(val)
-    else:
-        classes = _class_folders(train)
-        _compare_classes(data, train, classes, val, _class_folders(val))
-    base = train if split == "train" else val
-    files = [_images_under(base / name) for name in classes]
-    _check_empty(data, base, classes, files)
-    return FolderSource(base, classes, files, data.pixel_limit)
+    return Part(f"{form}, labels of {labels.form}", base, str(base), lambda: labels.read().classes, listing)
 
 
-def _open_unsplit(data: DataConfig, split: str, base: Path) -> FolderSource:
-    classes = _class_folders(base)
-    everything = [_images_under(base / name) for name in classes]
-    _check_empty(data, base, classes, everything)
-    files = [
-        [file for file in of_class if held_out(f"{name}/{file}", data.val_fraction) == (split == "val")]
-        for name, of_class in zip(classes, everything, strict=True)
-    ]
-    fraction = f"data.val_fraction={data.val_fraction}"
-    if split == "train":
-        for name, kept, of_class in zip(classes, files, everything, strict=True):
-            if of_class and not kept:
-                raise UserError(f"{base / name}: {fraction} leaves none of its {len(of_class)} images to train on")
-    if not any(files):
-        total = sum(map(len, everything))
-        raise UserError(f"{base}: {fraction} holds out none of {total} images; raise it or add val/")
-    return FolderSource(base, classes, files, data.pixel_limit)
+def check_labels(where: str, names: Sequence[bytes], known: ImageLabels) -> None:
+    """Raises UserError: images of `where`, by base name without suffix, are not those that have labels."""
+    bare = sorted(os.fsdecode(name) for name in set(names) - known.of.keys())
+    if bare:
+        raise UserError(f"{known.where} has no label for {len(bare)} images of {where}: {some(bare)}")
+    absent = sorted(os.fsdecode(name) for name in known.of.keys() - set(names))
+    if absent:
+        raise UserError(f"{where} lacks {len(absent)} images that {known.where} has labels for: {some(absent)}")
 
 
-def _class_folders(base: Path) -> list[str]:
-    classes = _folders(base)
+def folders_in(base: Path) -> list[str]:
+    """Sorted names of the folders in `base`, without dot-names; none where it is no folder."""
+    return sorted(entry.name for entry in entries(base) if is_dir(entry))
+
+
+def images_in(base: Path) -> int:
+    """How many image files lie directly in `base`."""
+    return sum(map(is_image, files_in(base)))
+
+
+def is_image(name: str | bytes) -> bool:
+    """By the suffix; dot-names are none."""
+    if isinstance(name, bytes):
+        return name.lower().endswith(_EXTENSIONS)
+    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+
+
+def _class_names(base: Path) -> list[str]:
+    classes = folders_in(base)
     if not classes:
-        images = sum(1 for name in os.listdir(base) if _is_image(name))
+        images = images_in(base)
         found = f"{images} images but no class folder" if images else "no class folder and no image"
         raise UserError(f"{base} holds {found}: images belong in one folder a class, as {base.name}/CLASS/image.jpg")
     return classes
 
 
-def _compare_classes(data: DataConfig, train: Path, of_train: list[str], val: Path, of_val: list[str]) -> None:
-    extra, missing = sorted(set(of_val) - set(of_train)), sorted(set(of_train) - set(of_val))
-    if extra:
-        also = f", and lacks {_some(missing)}" if missing else ""
-        raise UserError(f"{val} has class folders that {train} has not: {_some(extra)}{also}")
-    if missing and not data.allow_empty_classes:
-        raise UserError(f"{val} lacks class folders of {train}: {_some(missing)} ({_ALLOW})")
+def _listing(classes: list[str], found: list[list[tuple[bytes, int]]], flat: bool = False) -> Listing:
+    """`found[c]`: path and bytes of each image of class c, relative to its folder, or all to one folder (`flat`)."""
+    prefixes = [b"" if flat else os.fsencode(name) + b"/" for name in classes]
+    names = as_names([prefix + name for prefix, files in zip(prefixes, found, strict=True) for name, _ in files])
+    return Listing(
+        classes=classes,
+        labels=np.repeat(np.arange(len(classes), dtype=np.int64), [len(files) for files in found]),
+        names=names,
+        sizes=np.array([size for files in found for _, size in files], np.int64),
+        containers=[],
+        container=np.full(len(names), LOOSE, np.int32),
+        offsets=np.zeros(len(names), np.int64),
+    )
 
 
-def _check_empty(data: DataConfig, base: Path, classes: list[str], files: list[list[str]]) -> None:
-    if not any(files):
-        raise UserError(f"{base}: no image in any of its {len(classes)} class folders ({' '.join(EXTENSIONS)})")
-    empty = [name for name, of_class in zip(classes, files, strict=True) if not of_class]
-    if empty and not data.allow_empty_classes:
-        raise UserError(f"{base}: no image in class folder {_some(empty)} ({_ALLOW})")
+def images_under(folder: Path) -> list[tuple[bytes, int]]:
+    """Path, relative to `folder`, and bytes of the images in it at any depth; none where it is absent.
 
-
-def _folders(base: Path) -> list[str]:
-    try:
-        return sorted(entry.name for entry in os.scandir(base) if entry.is_dir() and not entry.name.startswith("."))
-    except OSError as error:
-        raise UserError(f"{base} cannot be read: {error.strerror}") from error
-
-
-def _images_under(folder: Path) -> list[str]:
-    """Sorted paths, relative to `folder`, of the images in it at any depth; none where it is absent.
-
-    Dot-names are skipped, links are followed.
+    Dot-names are skipped, links are followed; a link to nowhere has -1 bytes.
     """
-    found: list[str] = []
+    found: list[tuple[bytes, int]] = []
     waiting = [("", frozenset[tuple[int, int]]())]
     while waiting:
         prefix, above = waiting.pop()
         try:
             here = os.stat(folder / prefix)
-            identity = (here.st_dev, here.st_ino)
-            if identity in above:  # a link back up
-                continue
-            with os.scandir(folder / prefix) as entries:
-                for entry in entries:
-                    if entry.name.startswith("."):
-                        continue
-                    if entry.is_dir():
-                        waiting.append((f"{prefix}{entry.name}/", above | {identity}))
-                    elif _is_image(entry.name):
-                        found.append(prefix + entry.name)
         except FileNotFoundError:
             continue
         except OSError as error:
             raise UserError(f"{folder / prefix} cannot be read: {error.strerror}") from error
-    return sorted(found)
+        identity = (here.st_dev, here.st_ino)
+        if identity in above:  # a link back up
+            continue
+        for entry in entries(folder / prefix):
+            if is_dir(entry):
+                waiting.append((f"{prefix}{entry.name}/", above | {identity}))
+            elif is_image(entry.name):
+                found.append((os.fsencode(prefix + entry.name), _size(entry)))
+    return found
 
 
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+def _size(entry: Path | os.DirEntry[str]) -> int:
+    try:
+        return entry.stat().st_size
+    except OSError:
+        return -1
 
 
-def _some(names: list[str], limit: int = 5) -> str:
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+def files_in(base: Path) -> list[str]:
+    """Sorted names of what lies in `base` and is no folder, without dot-names; none where `base` is no folder."""
+    return sorted(entry.name for entry in entries(base) if not is_dir(entry))
+
+
+def is_dir(entry: os.DirEntry[str]) -> bool:
+    """A link that leads nowhere, or round in a circle, is no folder."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def entries(base: Path) -> Iterator[os.DirEntry[str]]:
+    """What lies in `base`, without dot-names; nothing where it is no folder. Raises UserError."""
+    try:
+        with os.scandir(base) as found:
+            yield from (entry for entry in found if not entry.name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise UserError(f"{base} cannot be read: {error.strerror}") from error

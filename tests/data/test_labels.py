@@ -1,0 +1,113 @@
+"""Labels of flat validation images come from what they are called, never from an order."""
+
+from pathlib import Path
+
+import pytest
+from forms import meta_mat, write_devkit
+
+from vim_train.config.errors import UserError
+from vim_train.data.sources.labels import ImageLabels, find_labels
+from vim_train.data.sources.matfile import read_table
+
+FIXTURE = Path(__file__).parent / "meta.mat"
+"""Written by scipy 1.17's savemat, compressed: a variable of another kind, then five synsets."""
+IDS = {"n04593866": 1, "n02512053": 2, "n04451818": 3, "n03743902": 4}
+
+
+def labels(folder: Path) -> ImageLabels:
+    found = find_labels([folder])
+    assert found is not None
+    return found.read()
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        labels(folder)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_matlab_file_of_another_writer_is_read() -> None:
+    rows = read_table(FIXTURE.read_bytes(), "synsets")
+    assert {row["WNID"]: row["ILSVRC2012_ID"] for row in rows if row["num_children"] == 0} == IDS
+    assert [row["words"] for row in rows] == ["windmill", "fish", "tool é", "monument", "entity"]
+    assert rows[4]["ILSVRC2012_ID"] == 5
+    with pytest.raises(ValueError, match="no struct array nodes in it"):
+        read_table(FIXTURE.read_bytes(), "nodes")
+
+
+@pytest.mark.parametrize("length", range(0, 594, 27))
+def test_a_damaged_matlab_file_is_refused(length: int) -> None:
+    for data in (FIXTURE.read_bytes(), meta_mat([(1, "n04593866", 0)])):
+        with pytest.raises(ValueError, match=r"damaged|no MATLAB file|no struct array"):
+            read_table(data[: min(length, len(data) - 20)], "synsets")
+
+
+def unpack(archive: Path) -> None:
+    import tarfile
+
+    with tarfile.open(archive) as file:
+        file.extractall(archive.parent, filter="data")
+    archive.unlink()
+
+
+@pytest.mark.parametrize("unpacked", [False, True])
+def test_the_devkits_ids_are_mapped_through_meta(tmp_path: Path, unpacked: bool) -> None:
+    archive = tmp_path / "ILSVRC2012_devkit_t12.tar.gz"
+    write_devkit(archive, IDS, [2, 2, 1, 4])
+    if unpacked:
+        unpack(archive)
+    found = labels(tmp_path)
+    assert found.classes == sorted(IDS)
+    assert [found.of[b"ILSVRC2012_val_%08d" % i] for i in range(1, 5)] == [
+        "n02512053", "n02512053", "n04593866", "n03743902"
+    ]  # fmt: skip
+
+
+def test_a_wrong_devkit_is_one_line(tmp_path: Path) -> None:
+    archive = tmp_path / "ILSVRC2012_devkit_t12.tar.gz"
+    write_devkit(archive, IDS, [2, 5])  # 5 is a hypernym
+    assert refusal(tmp_path).endswith("ground_truth.txt: meta.mat has no class of ILSVRC2012_ID 5")
+    write_devkit(archive, IDS, [2])
+    archive.write_bytes(archive.read_bytes()[:200])
+    assert "cannot be unpacked" in refusal(tmp_path)
+    unpacked = tmp_path / "ILSVRC2012_devkit_t12" / "data"
+    unpacked.mkdir(parents=True)
+    archive.unlink()
+    (unpacked / "meta.mat").write_bytes(b"MATLAB")
+    assert "ILSVRC2012_validation_ground_truth.txt: no such file" in refusal(tmp_path)
+    (unpacked / "ILSVRC2012_validation_ground_truth.txt").write_text("1\n")
+    assert refusal(tmp_path).endswith("meta.mat: no MATLAB file of version 5 to 7.2")
+
+
+@pytest.mark.parametrize(
+    "text", ["a.JPEG n01\nb.JPEG n02\n", "a n01\n\nb n02\n", "a.JPEG,n01\nb.JPEG,n02", "# name class\na\tn01\nb\tn02\n"]
+)
+def test_a_list_is_of_names_and_classes(tmp_path: Path, text: str) -> None:
+    (tmp_path / "val_labels.txt").write_text(text)
+    assert labels(tmp_path).of == {b"a": "n01", b"b": "n02"}
+
+
+def test_a_list_of_wnids_is_in_the_order_of_the_official_names(tmp_path: Path) -> None:
+    (tmp_path / "imagenet_2012_validation_synset_labels.txt").write_text("n02\nn01\n")
+    assert labels(tmp_path).of == {b"ILSVRC2012_val_00000001": "n02", b"ILSVRC2012_val_00000002": "n01"}
+
+
+@pytest.mark.parametrize("text", ["a.JPEG 65\n", "490\n361\n"])
+def test_bare_numbers_are_refused_since_they_count_by_several_orders(tmp_path: Path, text: str) -> None:
+    (tmp_path / "val.txt").write_text(text)
+    line = refusal(tmp_path)
+    assert "val.txt: line 1: the number" in line
+    assert "ILSVRC2012_devkit_t12.tar.gz" in line
+
+
+def test_kaggles_table_is_checked(tmp_path: Path) -> None:
+    table = tmp_path / "LOC_val_solution.csv"
+    table.write_text("ImageId,PredictionString\na,n01 1 2 3 4 \nb,n02 1 2 3 4 n02 5 6 7 8 \n")
+    assert labels(tmp_path).of == {b"a": "n01", b"b": "n02"}
+    (tmp_path / "LOC_synset_mapping.txt").write_text("n01 a word\nn03 another\n")
+    assert refusal(tmp_path).endswith("names classes that LOC_synset_mapping.txt has not: n02")
+    table.write_text("ImageId,PredictionString\na,n01 1 2 3 4 n02 1 2 3 4\n")
+    assert "line 2: takes ImageId,PredictionString with one class" in refusal(tmp_path)
+    table.write_bytes(b"\xff\xfe\x00")
+    assert "no text of labels" in refusal(tmp_path)

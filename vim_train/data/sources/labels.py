@@ -1,0 +1,161 @@
+"""What flat validation images show: ImageNet's devkit, Kaggle's table, or a list of names and classes."""
+
+import csv
+import os
+import re
+import tarfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from vim_train.config.errors import UserError
+from vim_train.data.sources.listing import some
+from vim_train.data.sources.matfile import read_table
+
+KAGGLE = "LOC_val_solution.csv"
+_DEVKIT = ("ILSVRC2012_devkit_t12.tar.gz", "ILSVRC2012_devkit_t12.tar", "ILSVRC2012_devkit_t12", "devkit")
+_META, _TRUTH = "meta.mat", "ILSVRC2012_validation_ground_truth.txt"
+_LISTS = ("val_labels.txt", "val_labels.csv", "val.txt", "val.csv", "imagenet_2012_validation_synset_labels.txt")
+ACCEPTED = f"{_DEVKIT[0]} (or unpacked), {KAGGLE}, or val_labels.txt with lines of `name class`"
+
+
+@dataclass(frozen=True)
+class ImageLabels:
+    """Classes of images by name, read from `where`."""
+
+    where: str
+    classes: list[str]
+    """Sorted: all there are, where the file says so, else those that some image has."""
+    of: dict[bytes, str]
+    """Class of an image, by its base name without the suffix."""
+
+
+@dataclass(frozen=True)
+class LabelFile:
+    """Where labels were found, not yet read."""
+
+    form: str
+    files: tuple[Path, ...]
+    read: Callable[[], ImageLabels]
+    """Raises UserError."""
+
+
+def find_labels(folders: Iterable[Path]) -> LabelFile | None:
+    """The first file of labels in `folders`: Kaggle's, then the devkit, then a list."""
+    folders = list(folders)
+    for folder in folders:
+        path = folder / KAGGLE
+        if path.is_file():
+            return LabelFile(KAGGLE, (path,), partial(_kaggle, path))
+    for folder in folders:
+        for name in _DEVKIT:
+            path = folder / name
+            if path.is_file():
+                return LabelFile(name, (path,), partial(_devkit_archive, path))
+            base = next((base for base in (path / "data", path) if (base / _META).is_file()), None)
+            if base is not None:
+                files = (base / _META, base / _TRUTH)
+                return LabelFile(name, files, partial(_devkit_folder, base))
+    for folder in folders:
+        for name in _LISTS:
+            path = folder / name
+            if path.is_file():
+                return LabelFile(name, (path,), partial(_list, path))
+    return None
+
+
+def stem(name: str) -> bytes:
+    """Base name without the last suffix."""
+    return os.fsencode(os.path.splitext(os.path.basename(name))[0])
+
+
+def _bytes(path: Path) -> bytes:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from error
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return _bytes(path).decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: no text of labels: {error.reason} at byte {error.start}") from error
+
+
+def _kaggle(path: Path) -> ImageLabels:
+    """Lines of `ImageId,PredictionString`, the latter a wnid and four numbers, repeated."""
+    found: dict[bytes, str] = {}
+    for number, row in enumerate(csv.reader(_lines(path)), 1):
+        if row[:1] == ["ImageId"] or not row:
+            continue
+        wnids = set(row[1].split()[::5]) if len(row) == 2 else set()
+        if len(wnids) != 1:
+            raise UserError(f"{path}: line {number}: takes ImageId,PredictionString with one class, as Kaggle has it")
+        found[stem(row[0])] = wnids.pop()
+    mapping = path.with_name("LOC_synset_mapping.txt")
+    declared = {line.split(" ", 1)[0] for line in _lines(mapping) if line.strip()} if mapping.is_file() else set()
+    unknown = sorted(set(found.values()) - declared)
+    if declared and unknown:
+        raise UserError(f"{path}: names classes that {mapping.name} has not: {some(unknown)}")
+    return ImageLabels(str(path), sorted(declared or set(found.values())), found)
+
+
+def _devkit_archive(path: Path) -> ImageLabels:
+    found: dict[str, bytes] = {}
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                name = os.path.basename(member.name)
+                if name in (_META, _TRUTH) and (file := archive.extractfile(member)) is not None:
+                    found[name] = file.read()
+    except (OSError, EOFError, tarfile.TarError) as error:
+        raise UserError(f"{path}: cannot be unpacked: {error}") from error
+    if len(found) < 2:
+        raise UserError(f"{path}: holds no {_META if _META not in found else _TRUTH}; take the devkit of task 1 and 2")
+    return _devkit(str(path), found[_META], found[_TRUTH])
+
+
+def _devkit_folder(base: Path) -> ImageLabels:
+    return _devkit(str(base), _bytes(base / _META), _bytes(base / _TRUTH))
+
+
+def _devkit(where: str, meta: bytes, truth: bytes) -> ImageLabels:
+    """The ground truth's line i is the ILSVRC2012_ID of image i, which meta.mat maps to a wnid; neither is sorted."""
+    try:
+        synsets = read_table(meta, "synsets")
+    except ValueError as error:
+        raise UserError(f"{where}: {_META}: {error}") from error
+    wnids: dict[int, str] = {}
+    for row in synsets:
+        number, wnid = row.get("ILSVRC2012_ID"), row.get("WNID")
+        # Those with children are hypernyms of the classes.
+        if isinstance(number, float) and isinstance(wnid, str) and row.get("num_children") == 0:
+            wnids[int(number)] = wnid
+    try:
+        ids = [int(line) for line in truth.split()]
+        found = {b"ILSVRC2012_val_%08d" % i: wnids[number] for i, number in enumerate(ids, 1)}
+    except ValueError as error:
+        raise UserError(f"{where}: {_TRUTH}: takes one ILSVRC2012_ID a line: {error}") from error
+    except KeyError as error:
+        raise UserError(f"{where}: {_TRUTH}: {_META} has no class of ILSVRC2012_ID {error}") from error
+    return ImageLabels(where, sorted(wnids.values()), found)
+
+
+def _list(path: Path) -> ImageLabels:
+    """Lines of a name and a class, or one wnid a line in the order of ImageNet's validation images."""
+    found: dict[bytes, str] = {}
+    for number, line in enumerate(_lines(path), 1):
+        words = [word for word in re.split(r"[\s,]+", line.strip(), maxsplit=1) if word]
+        if not words or line.startswith("#"):
+            continue
+        name = f"ILSVRC2012_val_{number:08d}" if len(words) == 1 else words[0]
+        label = words[-1].strip()
+        if label.isdecimal():
+            cure = f"write class names or wnids, or put the devkit there ({_DEVKIT[0]})"
+            raise UserError(f"{path}: line {number}: the number {label} may count by one order or another; {cure}")
+        found[stem(name)] = label
+    return ImageLabels(str(path), sorted(set(found.values())), found)

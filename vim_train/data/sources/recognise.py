@@ -1,0 +1,211 @@
+"""What lies under data.root: which form ImageNet, or a data set like it, has there."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vim_train.config.errors import UserError
+from vim_train.data.sources.archives import class_tars, flat_tar, tar_of_tars
+from vim_train.data.sources.folder import class_folders, files_in, flat_folder, folders_in, images_in
+from vim_train.data.sources.labels import ACCEPTED, find_labels
+from vim_train.data.sources.listing import Part, some
+from vim_train.data.sources.parquet import parquet_shards
+from vim_train.data.sources.shards import tar_shards
+
+_TRAIN_TARS = ("ILSVRC2012_img_train.tar", "winter21_whole.tar", "fall11_whole.tar")
+_VAL_TAR = "ILSVRC2012_img_val.tar"
+_KAGGLE = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")
+_SPLITS = {"train": ("train", "training"), "val": ("validation", "val", "valid")}
+_OF_SPLIT = r"(?:^|[-_.])({})[-_.]\d+(?:[-_.]\d+|-of-\d+)*\.tar$"
+_NUMBERED = re.compile(r"(?:^|[-_.a-mo-z])\d{2,}\.tar$", re.IGNORECASE)
+_WNID_TAR = re.compile(r"n\d{8}\.tar$")
+_PARQUET = r"(?:^|[-_.])({})(?:[-_.].*)?\.parquet$"
+_OF_COUNT = re.compile(r"-(\d+)-of-(\d+)\.")
+FORMS = (
+    "train/ and val/ with one folder a class, ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar with the devkit, "
+    "Kaggle's ILSVRC/, tar shards NAME-train-0000.tar, train-00000-of-00294.parquet, CLASS.tar, or CLASS/image.jpg"
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The splits under a root. Without `val`, a share of `train` is held out."""
+
+    train: Part | None
+    val: Part | None
+
+
+def recognise(root: Path) -> Layout:
+    """Look at names only, a level or two deep.
+
+    Raises:
+        UserError: nothing that is known, or known but not whole: one line with what was found and what is accepted.
+    """
+    base = next((root / name for name in _KAGGLE if (root / name).is_dir()), root)
+    kaggle = base != root or root.name == "CLS-LOC"
+    train, val = _train(base, kaggle), _val(base, _label_folders(base, root), kaggle)
+    if train is None and val is None:
+        train = _unsplit(base)
+    elif val is None and train is not None and not train.files:
+        train = _train_or_classes(base, train)
+    if train is None and val is None:
+        raise UserError(f"{root} holds {_contents(root)}: takes {FORMS}")
+    return Layout(train, val)
+
+
+def _train(base: Path, kaggle: bool) -> Part | None:
+    """Looked for from what is cheapest to read to what is dearest."""
+    folder = base / "train"
+    if folders := folders_in(folder):
+        _check_unpacked(folder, folders)
+        return class_folders(folder, "Kaggle's tree" if kaggle else "image folders")
+    for parent in (folder, base):
+        for name in _TRAIN_TARS:
+            if (parent / name).is_file():
+                return tar_of_tars(parent / name)
+    if part := _sharded(base, "train"):
+        return part
+    if names := _class_tars(folder):
+        return class_tars(folder, names)
+    # Whatever is missing in it, the reader of folders says so.
+    return class_folders(folder) if folder.is_dir() else None
+
+
+def _check_unpacked(folder: Path, folders: Sequence[str]) -> None:
+    """Raises UserError: some of the classes are folders, and others still tars."""
+    packed = [name for name in _files(folder) if _WNID_TAR.match(name) and name[:-4] not in folders]
+    if packed:
+        raise UserError(f"{folder} holds class folders and {len(packed)} class tars not yet unpacked: {some(packed)}")
+
+
+def _val(base: Path, label_folders: Sequence[Path], kaggle: bool) -> Part | None:
+    folder = base / "val"
+    if folders_in(folder):
+        return class_folders(folder)
+    if images_in(folder):
+        labels = find_labels(label_folders)
+        if labels is None:
+            found = f"{images_in(folder)} images but no class folder"
+            raise UserError(f"{folder} holds {found}; without one it needs their labels beside it: {ACCEPTED}")
+        return flat_folder(folder, labels, "Kaggle's tree" if kaggle else "flat folder")
+    for path in (base / _VAL_TAR, folder / _VAL_TAR):
+        if path.is_file():
+            labels = find_labels(label_folders)
+            if labels is None:
+                raise UserError(f"{path} needs the labels of its images beside it: {ACCEPTED}")
+            return flat_tar(path, labels)
+    if part := _sharded(base, "val"):
+        return part
+    if names := _class_tars(folder):
+        return class_tars(folder, names)
+    return class_folders(folder) if folder.is_dir() else None
+
+
+def _label_folders(base: Path, root: Path) -> list[Path]:
+    """Where a file of labels may lie: beside the images, in the root, and beside Kaggle's ILSVRC/."""
+    above = [root.parent] if root.name == "ILSVRC" else list(root.parents[1:3]) if root.name == "CLS-LOC" else []
+    return [base / "val", base, root, *above]
+
+
+def _sharded(base: Path, split: str) -> Part | None:
+    """Tar or Parquet shards, with the split's name in theirs or in their folder's."""
+    words = "|".join(_SPLITS[split])
+    for folder in (base, base / "data"):
+        names = _files(folder)
+        if found := [name for name in names if re.search(_OF_SPLIT.format(words), name, re.IGNORECASE)]:
+            return tar_shards(folder, _gapless(folder, found), split)
+        if found := [name for name in names if re.search(_PARQUET.format(words), name, re.IGNORECASE)]:
+            return parquet_shards(folder, _complete(folder, found))
+    for word in _SPLITS[split]:
+        folder = base / word
+        if found := [name for name in _files(folder) if _is_shard(name)]:
+            return tar_shards(folder, _gapless(folder, found), split)
+        if found := [name for name in _files(folder) if name.endswith(".parquet")]:
+            return parquet_shards(folder, _complete(folder, found))
+    return None
+
+
+def _unsplit(base: Path) -> Part | None:
+    """Images of no split. Beside folders, a stray archive makes no data set, unless it has the name of a class."""
+    tars = _class_tars(base)
+    if named := [name for name in tars if _WNID_TAR.match(name)]:
+        return class_tars(base, named)
+    if folders_in(base) and not _files(base / "data"):
+        return class_folders(base)
+    for folder in (base, base / "data"):
+        if found := [name for name in _files(folder) if _is_shard(name)]:
+            return tar_shards(folder, _gapless(folder, found), "train")
+        if found := [name for name in _files(folder) if name.endswith(".parquet")]:
+            return parquet_shards(folder, _complete(folder, found))
+    if tars:
+        return class_tars(base, tars)
+    return class_folders(base) if folders_in(base) or images_in(base) else None
+
+
+def _train_or_classes(base: Path, train: Part) -> Part:
+    """Without val/, a folder of that name may be one of the classes."""
+    own = folders_in(base / "train")
+    return train if own or folders_in(base) == ["train"] else class_folders(base)
+
+
+def _is_shard(name: str) -> bool:
+    return bool(_NUMBERED.search(name)) and not _WNID_TAR.match(name)
+
+
+def _class_tars(folder: Path) -> list[str]:
+    known = {*_TRAIN_TARS, _VAL_TAR}
+    return [name for name in _files(folder) if name.endswith(".tar") and name not in known and "devkit" not in name]
+
+
+def _gapless(folder: Path, names: list[str]) -> list[str]:
+    """Raises UserError: a shard between the first and the last is missing."""
+    if all(map(_OF_COUNT.search, names)):
+        return _complete(folder, names)
+    numbers = sorted(int(re.findall(r"\d+", name)[-1]) for name in names)
+    if len(set(numbers)) == len(numbers) and numbers[-1] >= len(numbers):
+        absent = sorted(set(range(numbers[-1] + 1)) - set(numbers))
+        if absent != [0]:
+            raise UserError(f"{folder}: {len(absent)} of its shards are missing: number {_some(absent)}")
+    return names
+
+
+def _complete(folder: Path, names: list[str]) -> list[str]:
+    """Raises UserError: not all shards are there that the names tell of."""
+    matches = [match for match in map(_OF_COUNT.search, names) if match]
+    counts = {int(match[2]) for match in matches}
+    if len(counts) > 1:
+        raise UserError(f"{folder}: shards of different sets: of {_some(sorted(counts))}")
+    if counts and len(matches) == len(names):
+        absent = sorted(set(range(counts.pop())) - {int(match[1]) for match in matches})
+        if absent:
+            raise UserError(f"{folder}: {len(absent)} of its shards are missing: number {_some(absent)}")
+    return names
+
+
+def _some(numbers: Sequence[int]) -> str:
+    return some([str(number) for number in numbers])
+
+
+def _files(folder: Path) -> list[str]:
+    """Sorted names of the regular files in `folder`: opening a FIFO would block for ever."""
+    return [name for name in files_in(folder) if (folder / name).is_file()]
+
+
+def _contents(root: Path) -> str:
+    """What is there, in a few words."""
+    files = Counter(os.path.splitext(name)[1].lower() or "unnamed" for name in _files(root))
+    folders = folders_in(root)
+    images = images_in(root)
+    if not files and not folders:
+        return "no class folder and no image"
+    kinds = [f"{count} {suffix}" for suffix, count in files.most_common(3)]
+    inside = [f"folders {some(folders, 3)}"] if folders else []
+    found = ", ".join([*inside, *kinds])
+    return (
+        f"{images} images but no class folder"
+        if images and not folders
+        else f"no class folder and no image, but {found}"
+    )

@@ -1,0 +1,121 @@
+"""Every image decoded once: which are bad, and, against hashes of an earlier time, which have changed."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from vim_train.config.errors import UserError
+from vim_train.config.schema import DataConfig
+from vim_train.data.decode import BadImage
+from vim_train.data.images import open_images
+from vim_train.data.sources import Source, Split
+
+Progress = Callable[[int, int], None]
+_SPLITS: tuple[Split, ...] = ("train", "val")
+_BATCH = 256
+_HEADER = "# vim-data verify: blake2b-128 of each image file, and its path below data.root"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with an image."""
+
+    path: str
+    class_name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What `verify` found."""
+
+    images: int
+    faults: list[Fault]
+    compared: bool
+    """Hashes of an earlier time were there; else they are now."""
+
+
+def verify(data: DataConfig, hashes: Path | None = None, progress: Progress | None = None) -> Verdict:
+    """Read and decode both splits of `data` on `data.workers` threads.
+
+    Args:
+        hashes: file of hashes: compared with if it is there, else written. Only a hash finds bits that flip inside an
+            image: most such images decode, to another picture.
+        progress: called with (images decoded, images in all).
+
+    Raises:
+        UserError: the data set cannot be opened, or `hashes` is no such file or cannot be written.
+    """
+    sources = {split: open_images(data, split) for split in _SPLITS}
+    total = sum(len(source) for source in sources.values())
+    before = _read_hashes(hashes) if hashes is not None and hashes.exists() else None
+    now: dict[str, str] = {}
+    faults: list[Fault] = []
+    done = 0
+    for source in sources.values():
+        for index, digest, reason in _looked_at(source, max(data.workers, 1)):
+            path, done = source.name(index), done + 1
+            below = os.path.relpath(path, data.root) if data.root is not None else path
+            if digest is not None:
+                now[below] = digest
+                if before is not None and reason is None:
+                    reason = _changed(before.get(below), digest)
+            if reason is not None:
+                faults.append(Fault(path, source.classes[source.labels[index]], reason))
+            if progress is not None and (done % _BATCH == 0 or done == total):
+                progress(done, total)
+    if before is not None:
+        bad = {os.path.relpath(fault.path, data.root) if data.root is not None else fault.path for fault in faults}
+        faults += [Fault(path, "", "is gone since the hashes") for path in sorted(before.keys() - now.keys() - bad)]
+    elif hashes is not None:
+        _write_hashes(hashes, now)
+    return Verdict(total, faults, before is not None)
+
+
+def _looked_at(source: Source, threads: int) -> Iterator[tuple[int, str | None, str | None]]:
+    """Index, hash and reason of each image; no hash where it cannot be read, no reason where it is sound."""
+
+    def look(index: int) -> tuple[int, str | None, str | None]:
+        digest = None
+        try:
+            data = source.read(index)
+            if data is None:
+                data = source.load(index, source.native_mode).tobytes()
+            digest = hashlib.blake2b(data, digest_size=16).hexdigest()
+            source.load(index)
+        except BadImage as error:
+            return index, digest, error.reason
+        return index, digest, None
+
+    with ThreadPoolExecutor(threads) as pool:
+        for first in range(0, len(source), _BATCH):
+            yield from pool.map(look, range(first, min(first + _BATCH, len(source))))
+
+
+def _changed(before: str | None, now: str) -> str | None:
+    if before is None:
+        return "is new since the hashes"
+    return "its bytes have changed since the hashes" if before != now else None
+
+
+def _read_hashes(path: Path) -> dict[str, str]:
+    try:
+        lines = path.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
+    except OSError as error:
+        raise UserError(f"hashes={path}: {error.strerror or error}") from error
+    if lines[:1] != [_HEADER] or lines[-1] != "":
+        raise UserError(f"hashes={path}: is no file of hashes that vim-data verify has written, or not all of one")
+    return {name: digest for digest, _, name in (line.partition("  ") for line in lines[1:-1])}
+
+
+def _write_hashes(path: Path, hashes: Mapping[str, str]) -> None:
+    part = path.with_name(f".{path.name}.part")
+    body = "".join(f"{digest}  {name}\n" for name, digest in sorted(hashes.items()))
+    try:
+        part.write_text(f"{_HEADER}\n{body}", encoding="utf-8", errors="surrogateescape")
+        os.replace(part, path)
+    except OSError as error:
+        raise UserError(f"hashes={path}: cannot be written: {error.strerror or error}") from error
