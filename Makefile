@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-NATIVE := $(shell find vim_train/ops/csrc build_backend -type f -not -path '*/__pycache__/*')
+NATIVE := $(shell find vim_train/ops/csrc vim_train/data/csrc build_backend -type f -not -path '*/__pycache__/*')
 ARGS ?=
 
 .DEFAULT_GOAL := help

@@ -65,7 +65,7 @@ def test_a_mistake_is_exit_code_2_and_one_line(tmp_path: Path) -> None:
 def test_the_environment_report_names_versions_and_backends(tmp_path: Path) -> None:
     done = python("-m", "vim_train", cwd=tmp_path)
     assert done.returncode == 0
-    for word in ("vim-train", "configuration", "python", "torch", "hydra-core", "scan reference", "scan cuda"):
+    for word in ("vim-train", "configuration", "python", "torch", "scan reference", "scan cuda", "pixels"):
         assert f"\n{word} " in f"\n{done.stdout}", done.stdout
 
 

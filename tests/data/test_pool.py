@@ -33,6 +33,9 @@ class Trap:
     def __len__(self) -> int:
         return 32
 
+    def read(self, index: int) -> bytes | None:
+        return None
+
     def load(self, index: int, mode: str = "RGB") -> Image.Image:
         if index == 17 and self._spring == "die":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -123,6 +126,44 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def _own_mounts() -> bool:
+    try:
+        trial = ["unshare", "-m", "mount", "-t", "tmpfs", "none", "/dev/shm"]
+        return subprocess.run(trial, capture_output=True).returncode == 0
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not _own_mounts(), reason="/dev/shm cannot be made small here")
+def test_too_little_shared_memory_is_one_line_with_the_cure(tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import torch\n"
+        "from vim_train.config.schema import *\n"
+        "from vim_train.data.sources import open_source\n"
+        "from vim_train.data.stream import TrainStream\n"
+        "cfg = TrainConfig()\n"
+        "cfg.data = DataConfig(name=DataName.fashion, img_size=224, batch_size=64, lane=8, mean=[0.5], std=[0.5])\n"
+        "cfg.model.in_chans, cfg.data.workers = 1, 2\n"
+        "try:\n"
+        "    list(TrainStream(open_source(cfg.data, 'train'), cfg, 10, torch.device('cpu')).batches(0, 8))\n"
+        "except RuntimeError as error:\n"
+        "    print(error)\n"
+    )
+    environ = {**os.environ, "PYTHONPATH": str(Path(vim_train.__file__).parent.parent)}
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", f"mount -t tmpfs -o size=4m none /dev/shm && exec {sys.executable} {script}"],
+        capture_output=True,
+        text=True,
+        env=environ,
+        timeout=120,
+    )
+    assert done.stdout == (
+        "no shared memory left for the data workers (/dev/shm has 4 MiB): take fewer data.workers or a smaller "
+        "data.batch_size, or give the container more (--ipc=host, --shm-size=8g)\n"
+    ), done.stderr
 
 
 def test_the_source_may_be_read_where_workers_are_started_by_spawn(photo_config: TrainConfig) -> None:

@@ -132,7 +132,7 @@ class Part:
 
     def __init__(self, whole: Source, n: int) -> None:
         self.classes, self.native_mode, self.labels = whole.classes, whole.native_mode, whole.labels[:n]
-        self.load, self.name, self.fingerprint = whole.load, whole.name, whole.fingerprint
+        self.read, self.load, self.name, self.fingerprint = whole.read, whole.load, whole.name, whole.fingerprint
 
     def __len__(self) -> int:
         return len(self.labels)

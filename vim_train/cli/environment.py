@@ -32,7 +32,15 @@ def report() -> Iterator[tuple[str, str]]:
     for package in PACKAGES:
         yield package, _version(package)
     yield from _torch_lines()
-    for name in ("VIM_TRAIN_SCAN", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "WANDB_MODE"):
+    yield "pixels", _pixels()
+    for name in (
+        "VIM_TRAIN_SCAN",
+        "VIM_TRAIN_PIXELS",
+        "VIM_TRAIN_ISA",
+        "OMP_NUM_THREADS",
+        "CUDA_VISIBLE_DEVICES",
+        "WANDB_MODE",
+    ):
         if name in os.environ:
             yield "environment", f"{name}={os.environ[name]}"
 
@@ -55,6 +63,16 @@ def _torch_lines() -> Iterator[tuple[str, str]]:
         return
     for backend in backend_report():
         yield f"scan {backend.name}", f"{'available' if backend.available else 'not usable'}: {backend.detail}"
+
+
+def _pixels() -> str:
+    """What decodes and augments images."""
+    try:
+        from vim_train.data.pixels import pixel_status
+
+        return pixel_status()
+    except Exception as error:
+        return f"cannot be tested: {error}"
 
 
 def _version(package: str) -> str:

@@ -1,5 +1,7 @@
 """What a worker does: a request for positions in, their decoded and augmented pixels out."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +11,9 @@ from PIL import Image
 from torch.utils.data import Dataset, get_worker_info
 
 from vim_train.data.decode import BadImage, Mode
-from vim_train.data.order import Stream, key, permutation, position_keys
+from vim_train.data.order import Stream, permutation, position_keys
+from vim_train.data.order import key as order_key
+from vim_train.data.pixels import PixelLibrary, acceptable_header, pixel_library
 from vim_train.data.rng import preserved, seed_globals
 from vim_train.data.sources import Source
 from vim_train.data.transforms import Transform, to_chw
@@ -42,6 +46,8 @@ class Fetched(NamedTuple):
 class Fetch(Dataset[Fetched]):
     """Answers requests, in a worker or in the training process alike; a function of the request alone.
 
+    The native library decodes and augments where it can, Pillow where it cannot; the pixels are the same.
+
     Args:
         source: the images.
         transform: applied to each, with the global generators seeded by the key of its position.
@@ -49,10 +55,18 @@ class Fetch(Dataset[Fetched]):
         img_size: side of what `transform` returns.
         seed: of the run; None: `transform` draws nothing.
         replacements: candidates to try in place of an image that cannot be decoded; 0: give up at the first.
+        pixel_limit: images of more pixels are not decoded.
     """
 
     def __init__(
-        self, source: Source, transform: Transform, mode: Mode, img_size: int, seed: int | None, replacements: int
+        self,
+        source: Source,
+        transform: Transform,
+        mode: Mode,
+        img_size: int,
+        seed: int | None,
+        replacements: int,
+        pixel_limit: int = 100_000_000,
     ) -> None:
         self.source = source
         self._transform = transform
@@ -60,8 +74,10 @@ class Fetch(Dataset[Fetched]):
         self._shape = (len(mode), img_size, img_size)
         self._seed = seed
         self._replacements = replacements
+        self._pixel_limit = pixel_limit
         self.reading = np.full(1, -1, dtype=np.int64)
         """Index being read, for messages about a dead or hung worker; workers put shared memory here."""
+        pixel_library()  # found and tested here, once, and not in every worker
 
     def __getitem__(self, request: Request) -> Fetched:
         n = len(request.indices)
@@ -73,12 +89,11 @@ class Fetch(Dataset[Fetched]):
         bad: list[Bad] = []
         with preserved():
             for row in range(n):
-                image = self._read(int(request.indices[row]), bad) or self._replace(request, row, bad)
-                if image is None:
+                key = None if keys is None else keys[row]
+                if not self._fill(rows[row], int(request.indices[row]), key, bad) and not self._replace(
+                    rows[row], request, row, key, bad
+                ):
                     return Fetched(request, None, bad)
-                if keys is not None:
-                    seed_globals(keys[row])
-                rows[row] = to_chw(self._transform(image))
         self.reading[0] = -1
         return Fetched(request, images, bad)
 
@@ -88,24 +103,65 @@ class Fetch(Dataset[Fetched]):
         keys: list[int] = position_keys(self._seed, Stream.AUGMENT, request.epoch, request.positions).tolist()
         return keys
 
-    def _read(self, index: int, bad: list[Bad]) -> Image.Image | None:
+    def _fill(self, out: NDArray[np.uint8], index: int, key: int | None, bad: list[Bad]) -> bool:
+        """Image `index`, augmented by the draws of `key`, to `out` (C, H, W); False: it is bad, and noted in `bad`."""
         self.reading[0] = index
         try:
-            return self.source.load(index, self._mode)
+            library = pixel_library()
+            if library is not None and library.libjpeg and (data := self.source.read(index)) is not None:
+                header = acceptable_header(library, data, self._pixel_limit)
+                if header is not None:
+                    decode = partial(library.from_jpeg, data, mode=self._mode)
+                    if self._by_plan(out, (header.width, header.height), key, library, decode):
+                        return True
+            image = self.source.load(index, self._mode)
         except BadImage as error:
             bad.append(Bad(index, error.path, error.reason))
-            return None
+            return False
+        if library is None or not self._by_plan(out, image.size, key, library, partial(library.from_image, image)):
+            _seed(key)
+            out[...] = to_chw(self._transform(image))
+        return True
 
-    def _replace(self, request: Request, row: int, bad: list[Bad]) -> Image.Image | None:
+    def _by_plan(
+        self,
+        out: NDArray[np.uint8],
+        size: tuple[int, int],
+        key: int | None,
+        library: PixelLibrary,
+        carry_out: Callable[..., bool],
+    ) -> bool:
+        """By the native library, and by Pillow from where a plan ends; False: no plan can say it, or it is refused."""
+        _seed(key)
+        sketched = self._transform.sketch(size, self._mode, library.operations)
+        if sketched is None:
+            return False
+        plan, rest = sketched
+        if not rest:
+            return carry_out(plan=plan, out=out)
+        pixels = np.empty((*plan.window[:1:-1], 4), dtype=np.uint8)
+        if not carry_out(plan=plan, out=pixels):
+            return False
+        image = Image.frombytes("RGB", plan.window[2:], pixels.tobytes(), "raw", "RGBX")
+        if self._mode == "L":
+            image = image.getchannel(0)
+        for step in rest:
+            image = step(image)
+        out[...] = to_chw(image)
+        return True
+
+    def _replace(self, out: NDArray[np.uint8], request: Request, row: int, key: int | None, bad: list[Bad]) -> bool:
         """The first readable image of the same class, in an order drawn by the position; the label stays right."""
         if self._seed is None or self._replacements == 0:
-            return None
+            return False
         index = int(request.indices[row])
         of_class = np.flatnonzero(self.source.labels == self.source.labels[index])
-        draw = key(self._seed, Stream.REPLACE, request.epoch, int(request.positions[row]))
+        draw = order_key(self._seed, Stream.REPLACE, request.epoch, int(request.positions[row]))
         candidates = of_class[permutation(draw, len(of_class))]
-        for candidate in candidates[candidates != index][: self._replacements].tolist():
-            image = self._read(candidate, bad)
-            if image is not None:
-                return image
-        return None
+        tried = candidates[candidates != index][: self._replacements].tolist()
+        return any(self._fill(out, candidate, key, bad) for candidate in tried)
+
+
+def _seed(key: int | None) -> None:
+    if key is not None:
+        seed_globals(key)

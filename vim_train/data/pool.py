@@ -4,6 +4,7 @@ torch's DataLoader does the work. Around it: workers that signals to the process
 told in one line that names the file, and no draw from anybody's generator.
 """
 
+import gc
 import multiprocessing
 import os
 import re
@@ -138,8 +139,8 @@ class Pool:
             )
         if "shared memory" in text or "shm" in text:
             return (
-                "no shared memory left for the data workers (/dev/shm): take fewer data.workers, a smaller batch, "
-                "or give the container more (--ipc=host, --shm-size)"
+                f"no shared memory left for the data workers{_shared_memory()}: take fewer data.workers or a smaller "
+                "data.batch_size, or give the container more (--ipc=host, --shm-size=8g)"
             )
         return None
 
@@ -158,6 +159,15 @@ class Pool:
                 child.join()
 
 
+def _shared_memory() -> str:
+    """How much there is in all, where that can be seen."""
+    try:
+        found = os.statvfs("/dev/shm")
+    except (OSError, AttributeError):
+        return ""
+    return f" (/dev/shm has {found.f_blocks * found.f_frsize / 2**20:,.0f} MiB)"
+
+
 def _unchanged(fetched: Any) -> Any:
     return fetched
 
@@ -168,6 +178,7 @@ def _start_worker(board: torch.Tensor, worker: int) -> None:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     torch.set_num_threads(1)
+    gc.freeze()  # what was there before the fork is not gone through again, and its pages stay shared
     board[worker, _PID] = os.getpid()
     info = get_worker_info()
     if info is not None:

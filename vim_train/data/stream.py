@@ -52,6 +52,7 @@ class TrainStream:
             cfg.seed,
             # One more than the limit ends the run anyway.
             replacements=cfg.data.bad_images_max + 1 if skip else 0,
+            pixel_limit=cfg.data.pixel_limit,
         )
         self._normalize = Normalize(cfg.data.mean, cfg.data.std, device)
         self._erase = Erase(cfg.augment) if cfg.augment.erase_prob > 0 else None
@@ -189,6 +190,7 @@ class EvalStream:
             cfg.data.img_size,
             seed=None,
             replacements=0,
+            pixel_limit=cfg.data.pixel_limit,
         )
         self._normalize = Normalize(cfg.data.mean, cfg.data.std, device)
         size = cfg.data.eval_batch_size

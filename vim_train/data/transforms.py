@@ -5,6 +5,7 @@ Normalisation and random erasing follow on the device, on whole batches, as behi
 
 import re
 from collections.abc import Callable, Iterator
+from itertools import takewhile
 
 import numpy as np
 import torch
@@ -16,9 +17,11 @@ from timm.data.transforms_factory import create_transform
 
 from vim_train.config.errors import UserError
 from vim_train.config.schema import AugmentConfig, DataConfig
+from vim_train.data.decode import Mode
 from vim_train.data.rng import preserved, seed_globals
+from vim_train.data.sketch import Plan, Sketch, Unsketchable, is_geometry, sketching
 
-Transform = Callable[[Image.Image], Image.Image]
+Step = Callable[[Image.Image], Image.Image]
 
 _REAL = r"\d+(\.\d+)?"
 _POLICY = re.compile(
@@ -27,6 +30,39 @@ _POLICY = re.compile(
     rf"|(original|originalr|v0|v0r|3a)(-mstd{_REAL})?"
 )
 """What timm's policy strings may say. timm itself passes over some of what it does not understand."""
+
+
+class Transform:
+    """Steps in turn, by Pillow or as far as a plan for the native library goes: the same draws, the same pixels.
+
+    A class, so that workers started by spawn can be sent it.
+    """
+
+    def __init__(self, steps: list[Step]) -> None:
+        self.steps = steps
+        self._geometry = list(takewhile(is_geometry, steps))
+        sketched = map(sketching, steps[len(self._geometry) :])
+        self._colour: list[Step] = list(takewhile(bool, sketched))  # type: ignore[arg-type]
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """All steps, by Pillow."""
+        for step in self.steps:
+            image = step(image)
+        return image
+
+    def sketch(self, size: tuple[int, int], mode: Mode, operations: bool) -> tuple[Plan, list[Step]] | None:
+        """Draw for an image of `size` (width, height): the plan, and the steps that are left for Pillow after it.
+
+        `operations`: whether plans may do more than crop, resize and flip. None: a plan cannot express what was drawn.
+        """
+        steps = [*self._geometry, *self._colour] if operations else self._geometry
+        sketch = Sketch(size, mode)
+        try:
+            for step in steps:
+                step(sketch)
+        except Unsketchable:
+            return None
+        return sketch.plan, self.steps[len(steps) :]
 
 
 def train_transform(data: DataConfig, augment: AugmentConfig) -> Transform:
@@ -58,13 +94,13 @@ def train_transform(data: DataConfig, augment: AugmentConfig) -> Transform:
     )
     steps = [*crop.transforms, *colour.transforms]
     _guard_posterize(steps)
-    return _Chain(steps)
+    return Transform(steps)
 
 
 def eval_transform(data: DataConfig) -> Transform:
     """Resize the shorter side to img_size / crop_pct, bicubic, and crop the centre."""
     whole = create_transform(data.img_size, crop_pct=data.crop_pct, interpolation="bicubic", use_prefetcher=True)
-    return _Chain(whole.transforms[:-1])
+    return Transform(whole.transforms[:-1])
 
 
 def to_chw(image: Image.Image) -> NDArray[np.uint8]:
@@ -102,19 +138,7 @@ class Erase:
                 self._erase(image)
 
 
-class _Chain:
-    """Steps in turn; a class, so that workers started by spawn can be sent it."""
-
-    def __init__(self, steps: list[Transform]) -> None:
-        self.steps = steps
-
-    def __call__(self, image: Image.Image) -> Image.Image:
-        for step in self.steps:
-            image = step(image)
-        return image
-
-
-def _guard_posterize(steps: list[Transform]) -> None:
+def _guard_posterize(steps: list[Step]) -> None:
     """Make timm's posterize take 0 bits again.
 
     timm 1.0.31 asks for them when a drawn magnitude reaches the top of its range; Pillow 13 raises ValueError where
@@ -125,7 +149,7 @@ def _guard_posterize(steps: list[Transform]) -> None:
             op.aug_fn = _posterize
 
 
-def _augment_ops(steps: list[Transform]) -> Iterator[auto_augment.AugmentOp]:
+def _augment_ops(steps: list[Step]) -> Iterator[auto_augment.AugmentOp]:
     for step in steps:
         if isinstance(step, auto_augment.RandAugment | auto_augment.AugMixAugment):
             yield from step.ops

@@ -9,6 +9,7 @@ import torch
 
 from vim_train import __version__, ops
 from vim_train.config.schema import DataConfig, TrainConfig
+from vim_train.data.pixels import pixel_status
 from vim_train.data.sources.classes import unusual_count
 from vim_train.engine.schedule import Schedule
 from vim_train.tasks.classification import Classification
@@ -25,6 +26,7 @@ def provenance(cfg: TrainConfig, task: Classification, schedule: Schedule, run_d
         "scan": scan_line(task.device),
         "device": device_line(task.device),
         "data": f"{_source_line(task, data)}: {counts}, {data.img_size} px, data.workers={data.workers}",
+        "pixels": pixel_status(),
         "model": f"{cfg.model.name}, {parameters:,} parameters",
         "batch": _batch_line(cfg),
         "lr": _lr_line(cfg, schedule),
