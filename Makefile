@@ -33,7 +33,8 @@ bench: $(INSTALLED) ## Time the scan and the model on this machine
 	@$(BIN)/python benchmarks/model.py
 
 gpu-check: $(INSTALLED) ## Test and time the CUDA library on this machine's GPU
-	@$(BIN)/python -c 'import sys; from vim_train.ops.loading import gpu_problem; sys.exit(gpu_problem())'
+	@$(BIN)/python -c 'import sys; from vim_train.ops.loading import gpu_problem; p = gpu_problem(); \
+	  sys.exit(f"make gpu-check: {p}; it tests and times the CUDA library on one" if p else 0)'
 	@$(BIN)/python -m pytest -m cuda $(ARGS)
 	@$(BIN)/python benchmarks/gpu.py
 

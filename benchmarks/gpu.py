@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from vim_train.ops import native
-from vim_train.ops.abi import CHECKPOINT_STEPS
+from vim_train.ops.abi import CHECKPOINT_STEPS, MAX_CUDA_STATES
 from vim_train.ops.direction import Direction
 from vim_train.ops.loading import CUDA, gpu_problem
 
@@ -275,14 +275,22 @@ def parse_shape(text: str) -> Shape:
         batch, length, channels, states = (int(n) for n in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not four whole numbers B,L,E,N") from None
+    if min(batch, length, channels, states) < 1 or states > MAX_CUDA_STATES:
+        raise argparse.ArgumentTypeError(f"{text!r}: takes numbers from 1, and N up to {MAX_CUDA_STATES}")
     return Shape(batch, length, channels, states)
+
+
+def parse_rounds(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", type=parse_shape, action="append", metavar="B,L,E,N", help="may be repeated")
     parser.add_argument("--dtype", choices=DTYPES, default="bfloat16")
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rounds", type=parse_rounds, default=20)
     parser.add_argument("--bytes", action="store_true", help="print the bytes counted for a token-channel, and no time")
     args = parser.parse_args()
     shapes = {f"shape {i}": shape for i, shape in enumerate(args.shape, 1)} if args.shape else SHAPES

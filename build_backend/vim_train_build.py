@@ -94,8 +94,13 @@ def _build_with(tools: Toolchain, build: Callable[[Settings], str], settings: Se
     lacking = [f"{library} library {line}" for library, line in tools.record.items() if line.startswith("not built")]
     if lacking:
         print(f"vim-train: {lacking[0]}", file=sys.stderr, flush=True)
-    RECORD.parent.mkdir(exist_ok=True)
-    RECORD.write_text(tools.record_text().replace("$", "$$"), encoding="utf-8")  # scikit-build-core takes a template
+    try:
+        RECORD.parent.mkdir(exist_ok=True)
+        RECORD.write_text(
+            tools.record_text().replace("$", "$$"), encoding="utf-8"
+        )  # scikit-build-core takes a template
+    except OSError as error:
+        raise SystemExit(f"vim-train: {RECORD.absolute()} cannot be written ({error.strerror})") from None
     os.environ.update(tools.environment)
     if tools.cxx is None:
         settings["wheel.cmake"] = "false"

@@ -24,6 +24,7 @@ MODES = ("auto", "on", "off", "pip")
 USUAL_CUDA_HOME = "/usr/local/cuda"
 PIP_PACKAGES = ("nvidia-cuda-nvcc", "nvidia-cuda-runtime", "nvidia-cuda-crt", "nvidia-nvvm")
 PIP_CUDA = (13, 0)  # where no PyTorch is seen to match: its code runs with every driver for CUDA 13
+OLDEST_CUDA = 12  # PyTorch's own is no older
 FIRST_PIP_CUDA = 13  # the packages for CUDA 12 have ptxas in them, but no nvcc
 
 _CXX_TRIAL = "#include <cmath>\nint main() { return static_cast<int>(std::floor(0.5)); }\n"
@@ -98,8 +99,8 @@ def find_cxx() -> str:
         if _compiles(candidate):
             return candidate
     raise Unusable(
-        f"no working C++ compiler ({', '.join(candidates)}); training will be slow: `apt install g++` (or Xcode's "
-        "command line tools) or name a compiler in CXX, and reinstall"
+        f"no working C++ compiler ({', '.join(candidates)}), without which training is slow: `apt install g++` (or "
+        "Xcode's command line tools) or name a compiler in CXX, and reinstall"
     )
 
 
@@ -210,8 +211,12 @@ def try_nvcc(nvcc: str, environment: "dict[str, str]") -> str:
     if trial.returncode:
         raise Unusable(f"{nvcc} does not work ({last_error(trial.stdout + trial.stderr)}): {_BAD_NVCC_CURE}")
     said = subprocess.run([nvcc, "--version"], capture_output=True, text=True, env=environment, check=False).stdout
-    version = re.search(r"\bV(\d[\d.]*)", said)
-    return version[1] if version else "of unknown version"
+    version = re.search(r"\bV(\d+)([\d.]*)", said)
+    if version is None:
+        raise Unusable(f"{nvcc} --version names no version of nvcc: {_BAD_NVCC_CURE}")
+    if int(version[1]) < OLDEST_CUDA:
+        raise Unusable(f"{nvcc} is of CUDA {version[1]}{version[2]}, older than {OLDEST_CUDA}: {_BAD_NVCC_CURE}")
+    return version[1] + version[2]
 
 
 def last_error(output: str) -> str:

@@ -88,7 +88,13 @@ def test_off_does_not_even_look(machine, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("nvcc", "why"), [(None, "no nvcc on PATH"), (FAILING_NVCC, "does not work (nvcc fatal : no such target)")]
+    ("nvcc", "why"),
+    [
+        (None, "no nvcc on PATH"),
+        (FAILING_NVCC, "does not work (nvcc fatal : no such target)"),
+        ("echo hello", "names no version of nvcc"),
+        ("echo Cuda compilation tools, release 11.8, V11.8.89", "is of CUDA 11.8.89, older than 12"),
+    ],
 )
 def test_no_usable_nvcc_leaves_the_cpu_library_and_a_line_or_fails_where_it_is_demanded(
     nvcc, why, machine, monkeypatch

@@ -142,6 +142,30 @@ def test_a_broken_library_is_named(tmp_path: Path) -> None:
     assert "\n" not in library.detail
 
 
+@pytest.mark.parametrize("missing", [1, 700, 100_000])
+def test_a_library_cut_short_is_named_and_not_loaded(library: None, tmp_path: Path, missing: int) -> None:
+    """Loading one can end in SIGBUS."""
+    found = loading.find("cpu", loading.package_folders())
+    assert found is not None
+    path = tmp_path / found.name
+    path.write_bytes(found.read_bytes()[:-missing])
+    assert loading.load("cpu", [str(tmp_path)]).detail.startswith(f"{path} is damaged, its end is missing: run `pip")
+
+
+def test_another_library_in_its_place_is_refused(library: None, tmp_path: Path) -> None:
+    found = loading.find("cpu", loading.package_folders())
+    assert found is not None
+    path = tmp_path / f"vim_train_cuda.{loading.SUFFIX}"
+    shutil.copy(found, path)
+    assert loading.load("cuda", [str(tmp_path)]).detail.startswith(f"{path} is not the cuda library: run `pip")
+
+
+def test_a_library_that_was_built_and_is_gone_is_said_to_be(tmp_path: Path) -> None:
+    (tmp_path / loading.RECORD).write_text("cpu: built by c++\ncuda: built by nvcc 13.0.88\n")
+    detail = loading.load("cuda", [str(tmp_path)]).detail
+    assert detail.startswith(f"the native cuda library was built by nvcc 13.0.88, but is not in {tmp_path}: run `pip")
+
+
 def test_a_library_that_was_not_built_is_missing_for_the_reason_recorded_then(tmp_path: Path) -> None:
     (tmp_path / loading.RECORD).write_text("cpu: built by c++\ncuda: not built: VIM_TRAIN_CUDA=off\n")
     assert loading.load("cuda", [str(tmp_path)]).detail == "the native cuda library was not built: VIM_TRAIN_CUDA=off"

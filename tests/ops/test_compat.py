@@ -77,15 +77,27 @@ def test_each_group_of_channels_has_its_own_B_and_C(groups: int) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"A": torch.zeros(12, 16, dtype=torch.complex64)}, "complex A, B or C are not supported"),
+        ({"A": torch.zeros(12, 16, dtype=torch.complex64)}, "a complex A is not supported"),
+        ({"D": torch.zeros(12, dtype=torch.complex64)}, "a complex D is not supported"),
         ({"B": torch.zeros(12, 16)}, r"a constant B \(E, N\) is not supported"),
         ({"C": torch.zeros(12, 16)}, r"a constant C \(E, N\) is not supported"),
-        ({"B": torch.zeros(2, 5, 16, 21)}, "both need the same number of groups, a divisor of 12"),
+        ({"B": torch.zeros(2, 5, 16, 21)}, "B has 5 groups, expected a divisor of E = 12"),
+        ({"B": torch.zeros(2, 0, 16, 21)}, r"B has shape \(2, 0, 16, 21\), expected \(B, N, L\) = \(2, 16, 21\) or"),
+        ({"B": torch.zeros(2, 4, 16, 21), "C": torch.zeros(2, 3, 16, 21)}, "B has 4 groups and C 3, expected the same"),
         ({"u": torch.zeros(12, 21)}, r"u has shape \(12, 21\), expected \(B, E, L\)"),
-        ({"delta": torch.zeros(2, 12, 20)}, "delta has shape"),
+        ({"delta": torch.zeros(2, 12, 20)}, r"delta has shape \(2, 12, 20\), expected \(B, E, L\) = \(2, 12, 21\)"),
+        ({"D": torch.zeros(13)}, r"D has shape \(13,\), expected \(E,\) = \(12,\)"),
+        ({"D": torch.zeros(())}, r"D has shape \(\), expected \(E,\) = \(12,\)"),
+        ({"A": torch.zeros(13, 16)}, r"A has shape \(13, 16\), expected \(E, N\) with E = 12"),
     ],
 )
-def test_what_it_does_not_take_is_refused_in_one_line(change: dict[str, Tensor], said: str) -> None:
+@pytest.mark.parametrize("groups", [1, 3])
+def test_what_it_does_not_take_is_refused_in_one_line(change: dict[str, Tensor], said: str, groups: int) -> None:
     with pytest.raises(ValueError, match=said) as refusal:
-        selective_scan_fn(**(_problem(1) | change))
+        selective_scan_fn(**(_problem(groups) | change))
     assert "\n" not in str(refusal.value)
+
+
+def test_what_is_no_tensor_is_named() -> None:
+    with pytest.raises(TypeError, match="delta is a list, expected a tensor"):
+        selective_scan_fn(**(_problem(1) | {"delta": [1.0]}))  # type: ignore[arg-type]

@@ -101,13 +101,26 @@ def test_bytes_are_printed_item_by_item(
     ]
 
 
-def test_a_shape_that_is_none_is_refused(
-    gpu: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--shape", "1,2"], "'1,2' is not four whole numbers B,L,E,N"),
+        (["--shape", "1,0,8,16"], "'1,0,8,16': takes numbers from 1, and N up to 32"),
+        (["--shape", "1,9,8,64"], "'1,9,8,64': takes numbers from 1, and N up to 32"),
+        (["--rounds", "0"], "'0' is not a whole number from 1"),
+    ],
+)
+def test_what_is_no_shape_or_number_is_refused(
+    arguments: list[str],
+    said: str,
+    gpu: ModuleType,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["gpu.py", "--shape", "1,2"])
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--bytes", *arguments])
     with pytest.raises(SystemExit, match="2"):
         gpu.main()
-    assert "'1,2' is not four whole numbers B,L,E,N" in capsys.readouterr().err
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.skipif(gpu_problem() is None, reason="there is a GPU")

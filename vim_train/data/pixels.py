@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vim_train.data.sketch import Plan
+from vim_train.ops.loading import cut_short
 
 ABI_VERSION = 1
 SUFFIX = "dll" if sys.platform == "win32" else "so"
@@ -178,6 +179,8 @@ def find(folders: Sequence[str]) -> Path | None:
 
 def load(path: Path) -> PixelLibrary | str:
     """The library at `path`, with a libjpeg if there is one, not tested yet; or why it cannot be loaded."""
+    if cut_short(path):
+        return f"{path} is damaged, its end is missing"
     try:
         handle = ctypes.CDLL(str(path))
         handle.vtp_isa.restype = ctypes.c_char_p

@@ -6,7 +6,7 @@ import torch
 
 from vim_train import ops
 from vim_train.config.errors import UserError
-from vim_train.config.schema import Determinism, Device, OpsConfig
+from vim_train.config.schema import Backend, Determinism, Device, OpsConfig
 
 
 def choose_device(wanted: Device) -> torch.device:
@@ -24,14 +24,18 @@ def choose_device(wanted: Device) -> torch.device:
     return torch.device("cpu")
 
 
-def configure_torch(cfg: OpsConfig, determinism: Determinism) -> None:
+def configure_torch(cfg: OpsConfig, determinism: Determinism, device: torch.device) -> None:
     """Threads, scan backend and determinism.
 
     Raises:
-        UserError: a backend that is not available.
+        UserError: a backend that is not available, or not on `device`.
     """
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
+    if cfg.backend is Backend.cuda and device.type != "cuda":
+        raise UserError("ops.backend=cuda: torch sees no usable GPU here; take ops.backend=auto, cpu or reference")
+    if cfg.backend is Backend.cpu and device.type != "cpu":
+        raise UserError("ops.backend=cpu: this runs on a GPU; take device=cpu, or ops.backend=auto, cuda or reference")
     try:
         ops.set_backend(cfg.backend.value)
     except (RuntimeError, ValueError) as error:

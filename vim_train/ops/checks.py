@@ -38,6 +38,13 @@ def check_same_dtype(op: str, name: str, t: Tensor, **others: Tensor | None) -> 
             raise ValueError(f"{op}: {other} is {value.dtype} but {name} is {t.dtype}; cast them to one dtype")
 
 
+def check_real(op: str, **params: Tensor | None) -> None:
+    """ValueError unless the parameters, where given, are of a float type: no other keeps its values in fp32."""
+    for name, value in params.items():
+        if value is not None and not value.is_floating_point():
+            raise ValueError(f"{op}: {name} is {value.dtype}, expected one of {', '.join(map(str, DTYPES))}")
+
+
 def check_same_device(op: str, name: str, t: Tensor, **others: Tensor | None) -> None:
     """ValueError unless the others, where given, are on the device of t."""
     for other, value in others.items():
@@ -72,4 +79,5 @@ def check_direction(op: str, d: Direction, z: Tensor | None, suffix: str = "") -
     rows = {f"delta{suffix}": d.delta, f"B{suffix}": d.B, f"C{suffix}": d.C, "z": z}
     params = {f"A{suffix}": d.A, f"D{suffix}": d.D, f"delta_bias{suffix}": d.delta_bias}
     check_same_dtype(op, u, d.u, **rows)
+    check_real(op, **params)
     check_same_device(op, u, d.u, **rows, **params)

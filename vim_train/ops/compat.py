@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 
 from vim_train.ops import selective_scan_with_state
+from vim_train.ops.checks import check_shape
+
+_OP = "selective_scan_fn"
 
 
 def selective_scan_fn(
@@ -40,17 +43,10 @@ def selective_scan_fn(
         (B, E, L) in the dtype of u; with `return_last_state` a pair of it and the last state.
 
     Raises:
-        ValueError: a complex A, a B or C that does not depend on the input, or shapes that do not fit together.
+        TypeError: an argument is no tensor.
+        ValueError: a complex tensor, a B or C that does not depend on the input, or shapes that do not fit together.
     """
-    if any(t.is_complex() for t in (A, B, C)):
-        raise ValueError("selective_scan_fn: complex A, B or C are not supported; pass real ones")
-    for name, t in (("u", u), ("delta", delta), ("z", z)):
-        if t is not None and t.dim() != 3:
-            raise ValueError(f"selective_scan_fn: {name} has shape {tuple(t.shape)}, expected (B, E, L)")
-    for name, t in (("B", B), ("C", C)):
-        if t.dim() == 2:
-            raise ValueError(f"selective_scan_fn: a constant {name} (E, N) is not supported; pass (B, N, L)")
-    groups = _groups(B, C, u.shape[1])
+    groups = _check(u, delta, A, B, C, D=D, z=z, delta_bias=delta_bias)
     size = u.shape[1] // groups
     outs, states = [], []
     for g in range(groups):
@@ -73,15 +69,39 @@ def selective_scan_fn(
     return (out, torch.cat(states, dim=1)) if return_last_state else out
 
 
-def _groups(B: Tensor, C: Tensor, channels: int) -> int:
-    """Groups of channels; ValueError where B and C differ in them or do not divide the channels."""
-    counts = [t.shape[1] if t.dim() == 4 else 1 for t in (B, C)]
-    shapes = f"B {tuple(B.shape)} and C {tuple(C.shape)}"
-    if any(t.dim() not in (3, 4) for t in (B, C)):
-        raise ValueError(f"selective_scan_fn: {shapes}, expected (B, N, L) or (B, G, N, L)")
-    groups = max(counts)
-    if not set(counts) <= {1, groups} or channels % groups:
-        raise ValueError(f"selective_scan_fn: {shapes}: both need the same number of groups, a divisor of {channels}")
+def _check(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, **optional: Tensor | None) -> int:
+    """Complains in the caller's own layout; returns the number of groups."""
+    given = {"u": u, "delta": delta, "A": A, "B": B, "C": C, **{k: t for k, t in optional.items() if t is not None}}
+    for name, t in given.items():
+        if not isinstance(t, Tensor):
+            raise TypeError(f"{_OP}: {name} is a {type(t).__name__}, expected a tensor")
+        if t.is_complex():
+            raise ValueError(f"{_OP}: a complex {name} is not supported; pass a real one")
+    if u.dim() != 3 or 0 in u.shape[1:]:
+        raise ValueError(f"{_OP}: u has shape {tuple(u.shape)}, expected (B, E, L) with E and L at least 1")
+    batch, channels, length = u.shape
+    if A.dim() != 2 or A.shape[0] != channels or A.shape[1] < 1:
+        raise ValueError(f"{_OP}: A has shape {tuple(A.shape)}, expected (E, N) with E = {channels} and N at least 1")
+    for name in ("delta", "z"):
+        check_shape(_OP, name, given.get(name), (batch, channels, length), "(B, E, L)")
+    for name in ("D", "delta_bias"):
+        check_shape(_OP, name, given.get(name), (channels,), "(E,)")
+    of_B, of_C = (_groups(name, given[name], batch, channels, A.shape[1], length) for name in ("B", "C"))
+    if of_B != of_C and 1 not in (of_B, of_C):
+        raise ValueError(f"{_OP}: B has {of_B} groups and C {of_C}, expected the same number, or 1 of one of them")
+    return max(of_B, of_C)
+
+
+def _groups(name: str, t: Tensor, batch: int, channels: int, states: int, length: int) -> int:
+    """Groups of channels that B or C has."""
+    if t.dim() == 2:
+        raise ValueError(f"{_OP}: a constant {name} (E, N) is not supported; pass (B, N, L)")
+    groups = t.shape[1] if t.dim() == 4 else 1
+    if t.dim() not in (3, 4) or (t.shape[0], *t.shape[-2:]) != (batch, states, length) or not groups:
+        wanted = f"(B, N, L) = ({batch}, {states}, {length}) or (B, G, N, L)"
+        raise ValueError(f"{_OP}: {name} has shape {tuple(t.shape)}, expected {wanted}")
+    if channels % groups:
+        raise ValueError(f"{_OP}: {name} has {groups} groups, expected a divisor of E = {channels}")
     return groups
 
 

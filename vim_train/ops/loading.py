@@ -6,7 +6,9 @@ Neither knows of PyTorch. The CPU library gets the address of torch's own `torch
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import struct
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,20 +58,37 @@ def load(name: str, folders: Sequence[str]) -> NativeLibrary:
     path = find(name, folders)
     if path is None:
         return NativeLibrary(None, _why_missing(name, folders))
+    if cut_short(path):
+        return NativeLibrary(None, f"{path} is damaged, its end is missing: {_REINSTALL}")
     try:
         handle = ctypes.CDLL(str(path))
         abi.declare(handle)
     except (OSError, AttributeError) as error:
-        return NativeLibrary(None, f"{path} cannot be loaded ({error}): {_CURES[name]}")
+        why = str(error).removeprefix(f"{path}: ")
+        return NativeLibrary(None, f"{path} cannot be loaded ({why}): {_REINSTALL}")
     version = handle.vt_abi_version()
     if version != abi.ABI_VERSION:
         return NativeLibrary(None, f"{path} has ABI version {version}, not {abi.ABI_VERSION}: {_REINSTALL}")
     target, cuda = handle.vt_target().decode(), int(handle.vt_cuda_version())
+    if (name == CUDA) != bool(cuda):
+        return NativeLibrary(None, f"{path} is not the {name} library: {_REINSTALL}")
     if not cuda:
         return NativeLibrary(handle, f"instruction set {target}")
     detail = f"{target}; CUDA {_dotted(cuda)}"
     mismatch = cuda_mismatch(cuda, torch.version.cuda)
     return NativeLibrary(None if mismatch else handle, f"built for {detail}, {mismatch}" if mismatch else detail, cuda)
+
+
+def cut_short(path: Path) -> bool:
+    """Whether a 64-bit ELF file ends before its headers say. Loading such a file can kill the process."""
+    with contextlib.suppress(OSError, struct.error), open(path, "rb") as file:
+        header = file.read(64)
+        if header[:5] != b"\x7fELF\x02":
+            return False
+        order = "<" if header[5] == 1 else ">"
+        table, sections = struct.unpack_from(f"{order}Q", header, 40)[0], struct.unpack_from(f"{order}HH", header, 58)
+        return path.stat().st_size < table + sections[0] * sections[1]
+    return False
 
 
 def _why_missing(name: str, folders: Sequence[str]) -> str:
@@ -83,6 +102,8 @@ def _why_missing(name: str, folders: Sequence[str]) -> str:
             library, _, said = line.partition(": ")
             if library == name and said.startswith("not built: "):
                 return f"the native {name} library was {said}"
+            if library == name:
+                return f"the native {name} library was {said}, but is not in {folder}: {_REINSTALL}"
     return f"the native {name} library was not built ({_NOT_BUILT[name]}): {_CURES[name]}"
 
 

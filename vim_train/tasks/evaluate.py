@@ -32,7 +32,7 @@ def evaluate(command: EvalCommand, plain: Plain) -> int:
     """
     cfg = run_config(command)
     device = choose_device(command.device)
-    configure_torch(command.ops, cfg.determinism)
+    configure_torch(command.ops, cfg.determinism, device)
     validation = Validation(cfg, device)
     precision = set_precision(command.precision.amp, device)
     model = build_model(cfg, len(validation.classes)).to(device)

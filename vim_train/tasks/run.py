@@ -41,7 +41,7 @@ def train(cfg: TrainConfig, plain: Plain) -> int:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("WORLD_SIZE is above 1: this release trains in one process; start vim-train without torchrun")
     device = choose_device(cfg.device)
-    configure_torch(cfg.ops, cfg.determinism)
+    configure_torch(cfg.ops, cfg.determinism, device)
     task = Classification(cfg, device)
     schedule = Schedule(cfg.schedule, peak_lr(cfg.optim, cfg.data.batch_size), task.steps_per_epoch)
     with open_run(cfg.run.root, cfg.run.name, cfg.run.resume, plain) as run:
