@@ -1,10 +1,10 @@
 """Training images per second of one core, from encoded JPEGs in memory: ours, timm's, torchvision's and FFCV's.
 
 Seconds are CPU seconds of this process with one thread, so that another process on the machine does not count. What
-that takes of the caches does: contestants take turns, and the best round of each is printed. The JPEGs have ImageNet's
-usual size, 500x375, made from the photographs of the tests (or of --photos). FFCV itself is not run: its operations
-are, which are a full decode and a resize by area (by cv2, or by what is stated where cv2 is missing), with the crops
-drawn beforehand at no cost.
+that takes of the caches does: contestants take turns, and medians over the rounds are printed, also of the ratios
+inside a round. The JPEGs have ImageNet's usual size, 500x375, made from the photographs of the tests (or of --photos).
+FFCV itself is not run: its operations are, which are a full decode and a resize by area (by cv2, or by what is stated
+where cv2 is missing), with the crops drawn beforehand at no cost.
 
     python benchmarks/loader.py
     python benchmarks/loader.py --photos DIR --rounds 9
@@ -202,8 +202,8 @@ def _ffcv_by_pillow(source: Encoded, crops: list[tuple[int, int, int, int, bool]
     return done
 
 
-def measure(contestants: dict[str, Work], images: int, rounds: int) -> dict[str, float]:
-    """Images per CPU second in the best of `rounds`."""
+def measure(contestants: dict[str, Work], rounds: int) -> dict[str, list[float]]:
+    """CPU seconds of each in every round."""
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for round_number in range(rounds + 1):
         for name, work in contestants.items():
@@ -211,7 +211,12 @@ def measure(contestants: dict[str, Work], images: int, rounds: int) -> dict[str,
             work()
             if round_number:  # the first warms up
                 seconds[name].append(time.process_time() - began)
-    return {name: images / min(times) for name, times in seconds.items()}
+    return seconds
+
+
+def times_faster(ours: list[float], theirs: list[float]) -> float:
+    """Median over the rounds: what slows the machine down for a while slows both."""
+    return statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
 
 
 def compare(source: Encoded, rounds: int) -> None:
@@ -228,11 +233,12 @@ def compare(source: Encoded, rounds: int) -> None:
         "vim-train's full recipe": partial(run_ours, source, "full"),
         "vim-train's, normalised and erased on the CPU": partial(run_ours, source, "full", floats=True),
     }
-    rates = measure(contestants, len(source), rounds)
-    for name, rate in rates.items():
+    seconds = measure(contestants, rounds)
+    for name, times in seconds.items():
         of = "timm's full recipe" if "full" in name or "erased" in name else "timm as written"
-        print(f"  {name:46} {rate:6.0f} /s {1000 / rate:6.2f} ms {rate / rates[of]:6.2f} x")
-    print(f"  vim-train / FFCV's operations: {rates['vim-train'] / rates[ffcv_name]:.2f} x")
+        each = statistics.median(times) / len(source)
+        print(f"  {name:46} {1 / each:6.0f} /s {1000 * each:6.2f} ms {times_faster(times, seconds[of]):6.2f} x")
+    print(f"  vim-train / FFCV's operations: {times_faster(seconds['vim-train'], seconds[ffcv_name]):.2f} x")
     for recipe in RECIPES:
         ours = run_ours(source, recipe).numpy()
         timms = run_timm(source, timm_transform(recipe, prefetcher=True), seeded=True)

@@ -6,16 +6,19 @@ crop, holding no lock of Python's. Whatever a plan cannot express raises `Unsket
 """
 
 import copy
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import partial
 from typing import Any
 
+import torch
 from PIL import Image
 from timm.data import auto_augment
 from timm.data.transforms import RandomResizedCropAndInterpolation
 from torchvision.transforms import CenterCrop, ColorJitter, RandomHorizontalFlip, RandomVerticalFlip, Resize
+from torchvision.transforms.functional import pil_modes_mapping
 
 Box = tuple[int, int, int, int]
 
@@ -164,11 +167,28 @@ class Sketch(Image.Image):
 SketchStep = Callable[[Any], Any]
 
 
-def is_geometry(step: object) -> bool:
-    """Whether `step` only crops, resizes and flips, and draws on a sketch as it is."""
-    return isinstance(
-        step, RandomResizedCropAndInterpolation | RandomHorizontalFlip | RandomVerticalFlip | Resize | CenterCrop
-    )
+def geometry(step: object) -> SketchStep | None:
+    """`step`, if all it does is to crop, resize and flip, with the same draws, for sketches; None: it does more."""
+    if isinstance(step, RandomResizedCropAndInterpolation):
+        return partial(_resized_crop, step)
+    if isinstance(step, RandomHorizontalFlip):
+        return partial(_flip, step, Image.Transpose.FLIP_LEFT_RIGHT)
+    if isinstance(step, RandomVerticalFlip):
+        return partial(_flip, step, Image.Transpose.FLIP_TOP_BOTTOM)
+    return step if isinstance(step, Resize | CenterCrop) else None
+
+
+# torchvision's ways to crop, resize and flip take longer for a sketch than everything else together.
+def _resized_crop(step: RandomResizedCropAndInterpolation, sketch: Sketch) -> Sketch:
+    top, left, height, width = step.get_params(sketch, step.scale, step.ratio)
+    several = isinstance(step.interpolation, tuple | list)
+    interpolation = random.choice(step.interpolation) if several else step.interpolation
+    crop = sketch.crop((left, top, left + width, top + height))
+    return crop.resize((step.size[1], step.size[0]), pil_modes_mapping[interpolation])
+
+
+def _flip(step: RandomHorizontalFlip | RandomVerticalFlip, method: Image.Transpose, sketch: Sketch) -> Sketch:
+    return sketch.transpose(method) if torch.rand(1) < step.p else sketch
 
 
 def sketching(step: object) -> SketchStep | None:

@@ -19,7 +19,7 @@ from vim_train.config.errors import UserError
 from vim_train.config.schema import AugmentConfig, DataConfig
 from vim_train.data.decode import Mode
 from vim_train.data.rng import preserved, seed_globals
-from vim_train.data.sketch import Plan, Sketch, Unsketchable, is_geometry, sketching
+from vim_train.data.sketch import Plan, Sketch, SketchStep, Unsketchable, geometry, sketching
 
 Step = Callable[[Image.Image], Image.Image]
 
@@ -40,9 +40,9 @@ class Transform:
 
     def __init__(self, steps: list[Step]) -> None:
         self.steps = steps
-        self._geometry = list(takewhile(is_geometry, steps))
+        self._geometry: list[SketchStep] = list(takewhile(bool, map(geometry, steps)))  # type: ignore[arg-type]
         sketched = map(sketching, steps[len(self._geometry) :])
-        self._colour: list[Step] = list(takewhile(bool, sketched))  # type: ignore[arg-type]
+        self._colour: list[SketchStep] = list(takewhile(bool, sketched))  # type: ignore[arg-type]
 
     def __call__(self, image: Image.Image) -> Image.Image:
         """All steps, by Pillow."""
