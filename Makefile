@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 NATIVE := $(shell find vim_train/ops/csrc vim_train/data/csrc build_backend -type f -not -path '*/__pycache__/*')
 ARGS ?=
+# Files of tests side by side; few at a time, for each such process imports torch.
+TOGETHER := --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help train test lint format bench gpu-check native-full docs clean
@@ -17,7 +19,7 @@ train: $(INSTALLED) ## Train on the embedded images (2 cores: 2 to 4 minutes aft
 	@$(BIN)/vim-train $(ARGS)
 
 test: $(INSTALLED) ## Run the tests
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(TOGETHER) $(ARGS)
 
 lint: $(INSTALLED) ## Check style and types
 	@$(BIN)/ruff check .
@@ -39,7 +41,7 @@ gpu-check: $(INSTALLED) ## Test and time the CUDA library on this machine's GPU
 	@$(BIN)/python benchmarks/gpu.py
 
 native-full: $(INSTALLED) ## Run all tests of the CUDA kernels that need no GPU, the long ones too
-	@$(BIN)/python -m pytest tests/native -m "full or not full" $(ARGS)
+	@$(BIN)/python -m pytest $(TOGETHER) tests/native -m "full or not full" $(ARGS)
 
 docs: $(INSTALLED) ## Write docs/config.md anew from the schema
 	@$(BIN)/python -m vim_train.config.reference > docs/config.md
