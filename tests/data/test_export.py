@@ -82,8 +82,11 @@ def test_an_interrupted_export_goes_on(photo_root: Path, tmp_path: Path) -> None
 
 def test_an_export_does_not_mix_with_anything_else(photo_root: Path, tmp_path: Path) -> None:
     data = DataConfig(name=DataName.folder, root=str(photo_root))
+    (tmp_path / "taken" / "mine").mkdir(parents=True)
     with pytest.raises(UserError, match="is not empty; choose a new folder"):
-        export_folder(data, photo_root)
+        export_folder(data, tmp_path / "taken")
+    with pytest.raises(UserError, match=r"lies in data\.root"):
+        export_folder(data, photo_root / "out")
     export_folder(data, tmp_path / "out")
     with pytest.raises(UserError, match="holds an export of other data"):
         export_folder(FASHION, tmp_path / "out")
@@ -96,6 +99,20 @@ def test_a_bad_image_stops_an_export_by_name(photo_root: Path, tmp_path: Path) -
     (photo_root / "val" / "fish" / "fish1.jpg").write_bytes(b"")
     with pytest.raises(UserError, match=r"fish1.jpg cannot be decoded: empty file"):
         export_folder(DataConfig(name=DataName.folder, root=str(photo_root)), tmp_path / "out")
+
+
+def test_an_export_cut_off_is_no_data_set(photo_root: Path, tmp_path: Path) -> None:
+    """Its first class folders or shards would pass for a smaller one."""
+    bad = photo_root / "val" / "fish" / "fish1.jpg"
+    whole, out = bad.read_bytes(), tmp_path / "out"
+    data = DataConfig(name=DataName.folder, root=str(photo_root))
+    bad.write_bytes(b"")
+    with pytest.raises(UserError, match="cannot be decoded"):
+        export_folder(data, out)
+    bad.write_bytes(whole)
+    for root in (out, out / "train"):
+        with pytest.raises(UserError, match=f"{out} is an export that has not finished"):
+            open_source(DataConfig(name=DataName.folder, root=str(root)), "train")
 
 
 def shards(data: DataConfig, out: Path, **more: object) -> ExportCommand:

@@ -81,13 +81,14 @@ def kept(tmp_path: Path) -> list[Path]:
     return sorted((tmp_path / "vim-train-cache" / "index").iterdir())
 
 
-@pytest.mark.parametrize("length", [0, 5, 100, 1000, -1])
+@pytest.mark.parametrize("length", [0, 5, 100, 1000, -1, -2])
 def test_a_damaged_index_is_built_anew(tars: Path, tmp_path: Path, scans: list[str], length: int) -> None:
     before = opened(tars)
     [file] = kept(tmp_path)
     whole = file.read_bytes()
-    if length < 0:  # a flipped bit in the labels would mislabel
-        file.write_bytes(whole[:-200] + bytes([whole[-200] ^ 1]) + whole[-199:])
+    if length < 0:  # a flipped bit in the labels would mislabel, and in the classes rename
+        at = -200 if length == -1 else whole.index(b"n0") + 4
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
     else:
         file.write_bytes(whole[:length])
     scans.clear()
@@ -191,6 +192,8 @@ def test_shards_are_checked(pictures: Pictures, tmp_path: Path) -> None:
     assert "imagenet1k-train-0001.tar: n02512053_1.jpg has no label" in refusal(tmp_path)
     shard.write_bytes(tar_of([("n02512053_1.jpg", b"x"), ("n02512053_1.cls", b"3")]))
     assert "images of label 3 are named both" in refusal(tmp_path)
+    shard.write_bytes((tmp_path / "imagenet1k-train-0000.tar").read_bytes())
+    assert "images are in more than one place of its tar shards: n0" in refusal(tmp_path)
     shard.unlink()
     assert refusal(tmp_path).endswith("1 of its shards are missing: number 1")
 

@@ -111,3 +111,18 @@ def test_kaggles_table_is_checked(tmp_path: Path) -> None:
     assert "line 2: takes ImageId,PredictionString with one class" in refusal(tmp_path)
     table.write_bytes(b"\xff\xfe\x00")
     assert "no text of labels" in refusal(tmp_path)
+
+
+def test_two_labels_of_one_image_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "val_labels.txt").write_text("a.jpg cat\nb.jpg dog\na.jpg cat\na.JPEG dog\n")
+    assert refusal(tmp_path).endswith("val_labels.txt: line 4: a.JPEG is dog here and cat further up")
+
+
+def test_a_mark_of_byte_order_is_no_part_of_a_name(tmp_path: Path) -> None:
+    (tmp_path / "val_labels.txt").write_bytes(b"\xef\xbb\xbfa.jpg cat\nb.jpg dog\n")
+    assert labels(tmp_path).of == {b"a": "cat", b"b": "dog"}
+
+
+def test_an_empty_list_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "val_labels.txt").write_text("# to do\n")
+    assert "names no image" in refusal(tmp_path)

@@ -205,3 +205,31 @@ def test_opening_a_source_does_not_import_torch(photo_root: Path) -> None:
         "open_source(DataConfig(name=DataName.fashion), 'val'); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_root_one_level_too_high_is_said_to_be(photo_root: Path) -> None:
+    root = photo_root.parent / "above"
+    root.mkdir()
+    photo_root.rename(root / "photos")
+    with pytest.raises(UserError, match=f"{root / 'photos'} has train, val: is data.root={root / 'photos'} meant"):
+        open_source(folder(root), "train")
+
+
+def test_splits_with_other_names_are_no_classes(photo_root: Path) -> None:
+    (photo_root / "train").rename(photo_root / "Train")
+    (photo_root / "val").rename(photo_root / "Val")
+    with pytest.raises(UserError, match="has Train, Val among its classes; call the splits train and val"):
+        open_source(folder(photo_root), "train")
+
+
+@pytest.mark.parametrize("name", ["validation", "valid"])
+def test_other_names_of_val_are_known(photo_root: Path, name: str) -> None:
+    want = open_source(folder(photo_root), "val").fingerprint()
+    (photo_root / "val").rename(photo_root / name)
+    assert open_source(folder(photo_root), "val").fingerprint() == want
+
+
+def test_a_link_up_brings_no_images_of_other_classes(photo_root: Path) -> None:
+    want = open_source(folder(photo_root), "train").labels.tolist()
+    (photo_root / "train" / "fish" / "up").symlink_to("..")
+    assert open_source(folder(photo_root), "train").labels.tolist() == want

@@ -20,7 +20,7 @@ from vim_train.data.images import open_images
 from vim_train.data.sources import Source, Split
 from vim_train.data.sources.classes import is_imagenet_1k
 from vim_train.data.sources.shards import INFO
-from vim_train.data.sources.splits import EXPORT_MARK
+from vim_train.data.sources.splits import EXPORT_MARK, UNFINISHED
 
 Progress = Callable[[int, int], None]
 _SPLITS: tuple[Split, ...] = ("train", "val")
@@ -45,6 +45,9 @@ def export(command: ExportCommand, progress: Progress | None = None) -> int:
         UserError: `out` holds something else or cannot be written, or an image cannot be read.
     """
     out = Path(command.out)
+    root = Path(command.data.root).expanduser().resolve() if command.data.root else None
+    if root is not None and out.resolve().is_relative_to(root):
+        raise UserError(f"out={command.out} lies in data.root={command.data.root}; choose a folder beside it")
     sources = {split: open_images(command.data, split) for split in _SPLITS}
     total = sum(len(source) for source in sources.values())
     done = 0
@@ -58,6 +61,7 @@ def export(command: ExportCommand, progress: Progress | None = None) -> int:
                     progress(done, total)
         if command.format is ExportFormat.shards:
             _write_info(out, sources, command.shard_images)
+        (out / UNFINISHED).unlink(missing_ok=True)
     except BadImage as error:
         raise UserError(f"{error.path} cannot be decoded: {error.reason}") from error
     except OSError as error:
@@ -86,6 +90,7 @@ def _claim(out: Path, command: ExportCommand, sources: dict[Split, Source]) -> N
     elif any(out.iterdir()):
         raise UserError(f"{out} is not empty; choose a new folder")
     else:
+        _write(out / UNFINISHED, b"")
         _write(mark, json.dumps(said).encode())
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -108,14 +109,23 @@ def _read_hashes(path: Path) -> dict[str, str]:
         raise UserError(f"hashes={path}: {error.strerror or error}") from error
     if lines[:1] != [_HEADER] or lines[-1] != "":
         raise UserError(f"hashes={path}: is no file of hashes that vim-data verify has written, or not all of one")
-    return {name: digest for digest, _, name in (line.partition("  ") for line in lines[1:-1])}
+    return {_unescaped(name): digest for digest, _, name in (line.partition("  ") for line in lines[1:-1])}
 
 
 def _write_hashes(path: Path, hashes: Mapping[str, str]) -> None:
     part = path.with_name(f".{path.name}.part")
-    body = "".join(f"{digest}  {name}\n" for name, digest in sorted(hashes.items()))
+    body = "".join(f"{digest}  {_escaped(name)}\n" for name, digest in sorted(hashes.items()))
     try:
         part.write_text(f"{_HEADER}\n{body}", encoding="utf-8", errors="surrogateescape")
         os.replace(part, path)
     except OSError as error:
         raise UserError(f"hashes={path}: cannot be written: {error.strerror or error}") from error
+
+
+def _escaped(name: str) -> str:
+    """On one line."""
+    return name.replace("\\", r"\\").replace("\n", r"\n").replace("\r", r"\r")
+
+
+def _unescaped(name: str) -> str:
+    return re.sub(r"\\(.)", lambda found: {"n": "\n", "r": "\r"}.get(found[1], found[1]), name)

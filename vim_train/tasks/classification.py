@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from timm.loss import BinaryCrossEntropy
 from torch import Tensor, nn
 
+from vim_train.config.errors import UserError
 from vim_train.config.schema import Loss, TrainConfig
 from vim_train.data.batch import Batch
 from vim_train.data.images import open_images
@@ -60,6 +61,11 @@ class Classification(Validation):
     def __init__(self, cfg: TrainConfig, device: torch.device) -> None:
         self.cfg, self.device = cfg, device
         self.train_source: Source = open_images(cfg.data, "train")
+        if len(self.train_source.classes) < 2:
+            only = self.train_source.classes[0]
+            raise UserError(
+                f"data.root={cfg.data.root}: all images are of one class, {only}; training takes two or more"
+            )
         self.train_stream = TrainStream(self.train_source, cfg, len(self.train_source.classes), device)
         self.steps_per_epoch = self.train_stream.steps_per_epoch
         super().__init__(cfg, device)

@@ -60,12 +60,15 @@ def open_source(data: DataConfig, split: Split, progress: Progress | None = None
     """
     if data.name is DataName.fashion:
         return FashionSource(split)
-    if data.root is None:
-        raise UserError("data.root is not set: data=folder needs the folder of the images")
+    if not data.root:
+        raise UserError(f"data.root is {'not set' if data.root is None else 'empty'}: takes the folder of the images")
     root = Path(data.root).expanduser()
     if not root.is_dir():
         raise UserError(f"data.root={data.root} {'is not a folder' if root.exists() else 'does not exist'}")
-    return open_split(root, data, split, progress or _silent, refresh)
+    try:
+        return open_split(root, data, split, progress or _silent, refresh)
+    except PermissionError as error:
+        raise UserError(f"{error.filename} cannot be read: {error.strerror}") from error
 
 
 def _silent(what: str, done: int, total: int) -> None:

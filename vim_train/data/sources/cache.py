@@ -15,7 +15,8 @@ import numpy as np
 from vim_train.config.errors import UserError
 from vim_train.data.sources.listing import Listing, Part, Progress, fingerprint, in_order
 
-_MAGIC = b"vim-train index 1\n"
+_MAGIC = b"vim-train index 2\n"
+_DIGEST = 16
 _ARRAYS = ("labels", "names", "sizes", "container", "offsets")
 _ALIGN = 64
 
@@ -90,7 +91,7 @@ def _save(path: Path, listing: Listing, digest: str, stamps: list[Stamp]) -> Non
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".part-", delete=False) as file:
             part = file.name
-            file.write(_MAGIC + len(header).to_bytes(8, "little") + header)
+            file.write(_MAGIC + _digest(header) + len(header).to_bytes(8, "little") + header)
             for array in arrays.values():
                 file.write(bytes(-file.tell() % _ALIGN))
                 array.tofile(file)
@@ -111,8 +112,10 @@ def _load(path: Path, stamps: list[Stamp]) -> tuple[Listing, str] | None:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         if data[: len(_MAGIC)] != _MAGIC:
             return None
-        start = len(_MAGIC) + 8
-        pos = start + int.from_bytes(data[len(_MAGIC) : start], "little")
+        start = len(_MAGIC) + _DIGEST + 8
+        pos = start + int.from_bytes(data[start - 8 : start], "little")
+        if _digest(data[start:pos]) != data[len(_MAGIC) : start - 8]:
+            return None
         header = json.loads(data[start:pos])
         if [tuple(entry) for entry in header["stamps"]] != stamps:
             return None
@@ -131,3 +134,7 @@ def _load(path: Path, stamps: list[Stamp]) -> tuple[Listing, str] | None:
         return Listing(**kept), header["fingerprint"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=_DIGEST).digest()

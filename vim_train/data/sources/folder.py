@@ -13,6 +13,7 @@ from vim_train.data.sources.listing import LOOSE, Listing, Part, Progress, as_na
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 _EXTENSIONS = tuple(os.fsencode(extension) for extension in EXTENSIONS)
+_SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test"}
 _THREADS = 8
 """Wait for so many answers of a network file system at a time."""
 
@@ -25,6 +26,7 @@ def class_folders(base: Path, form: str = "image folders") -> Part:
 
     def listing(progress: Progress) -> Listing:
         names = classes()
+        _check_no_splits(base, names)
         loose = [name for name in files_in(base) if is_image(name)]
         if loose:
             stray = f"{len(loose)} images beside its class folders, which belong to none of them: {some(sorted(loose))}"
@@ -37,6 +39,16 @@ def class_folders(base: Path, form: str = "image folders") -> Part:
         return _listing(names, found)
 
     return Part(form, base, str(base), classes, listing, unit="class folders")
+
+
+def _check_no_splits(base: Path, classes: Sequence[str]) -> None:
+    """Raises UserError: splits in place of classes, or above them, would make classes that nobody meant."""
+    splits = [name for name in classes if name.casefold() in _SPLIT_NAMES]
+    if len(splits) > 1:
+        raise UserError(f"{base} has {some(splits)} among its classes; call the splits train and val")
+    for name in classes:
+        if len(below := [inner for inner in folders_in(base / name) if inner.casefold() in _SPLIT_NAMES]) > 1:
+            raise UserError(f"{base / name} has {some(below)}: is data.root={base / name} meant?")
 
 
 def flat_folder(base: Path, labels: LabelFile, form: str = "flat folder") -> Part:
@@ -113,7 +125,8 @@ def images_under(folder: Path) -> list[tuple[bytes, int]]:
     Dot-names are skipped, links are followed; a link to nowhere has -1 bytes.
     """
     found: list[tuple[bytes, int]] = []
-    waiting = [("", frozenset[tuple[int, int]]())]
+    around = os.stat(folder.parent)  # a link may lead up beyond the class, too
+    waiting = [("", frozenset({(around.st_dev, around.st_ino)}))]
     while waiting:
         prefix, above = waiting.pop()
         try:

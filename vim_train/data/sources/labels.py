@@ -81,9 +81,15 @@ def _bytes(path: Path) -> bytes:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return _bytes(path).decode("utf-8").splitlines()
+        return _bytes(path).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: no text of labels: {error.reason} at byte {error.start}") from error
+
+
+def _note(found: dict[bytes, str], path: Path, number: int, name: str, label: str) -> None:
+    """Raises UserError: the image has another label already."""
+    if found.setdefault(stem(name), label) != label:
+        raise UserError(f"{path}: line {number}: {name} is {label} here and {found[stem(name)]} further up")
 
 
 def _kaggle(path: Path) -> ImageLabels:
@@ -95,7 +101,7 @@ def _kaggle(path: Path) -> ImageLabels:
         wnids = set(row[1].split()[::5]) if len(row) == 2 else set()
         if len(wnids) != 1:
             raise UserError(f"{path}: line {number}: takes ImageId,PredictionString with one class, as Kaggle has it")
-        found[stem(row[0])] = wnids.pop()
+        _note(found, path, number, row[0], wnids.pop())
     mapping = path.with_name("LOC_synset_mapping.txt")
     declared = {line.split(" ", 1)[0] for line in _lines(mapping) if line.strip()} if mapping.is_file() else set()
     unknown = sorted(set(found.values()) - declared)
@@ -157,5 +163,7 @@ def _list(path: Path) -> ImageLabels:
         if label.isdecimal():
             cure = f"write class names or wnids, or put the devkit there ({_DEVKIT[0]})"
             raise UserError(f"{path}: line {number}: the number {label} may count by one order or another; {cure}")
-        found[stem(name)] = label
+        _note(found, path, number, name, label)
+    if not found:
+        raise UserError(f"{path} names no image; takes lines of a name and a class")
     return ImageLabels(str(path), sorted(set(found.values())), found)

@@ -17,6 +17,7 @@ from vim_train.data.sources.shards import tar_shards
 
 _TRAIN_TARS = ("ILSVRC2012_img_train.tar", "winter21_whole.tar", "fall11_whole.tar")
 _VAL_TAR = "ILSVRC2012_img_val.tar"
+_VAL_FOLDERS = ("val", "validation", "valid")
 _KAGGLE = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")
 _SPLITS = {"train": ("train", "training"), "val": ("validation", "val", "valid")}
 _OF_SPLIT = r"(?:^|[-_.])({})[-_.]\d+(?:[-_.]\d+|-of-\d+)*\.tar$"
@@ -82,7 +83,7 @@ def _check_unpacked(folder: Path, folders: Sequence[str]) -> None:
 
 
 def _val(base: Path, label_folders: Sequence[Path], kaggle: bool) -> Part | None:
-    folder = base / "val"
+    folder = next((path for name in _VAL_FOLDERS if (path := base / name).is_dir()), base / "val")
     if folders_in(folder):
         return class_folders(folder)
     if images_in(folder):

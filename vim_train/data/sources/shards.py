@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from vim_train.config.errors import UserError
 from vim_train.data.sources.archives import scan_file
 from vim_train.data.sources.folder import is_image
-from vim_train.data.sources.listing import Listing, Part, Progress, as_names
+from vim_train.data.sources.listing import Listing, Part, Progress, as_names, some
 from vim_train.data.sources.numbering import names_of_numbers, numbered_labels, wnid_in
 
 INFO = "_info.json"
@@ -95,6 +95,7 @@ def _listing(base: Path, paths: list[Path], shards: list[_Shard]) -> Listing:
     names, places, texts, records = map(np.concatenate, zip(*shards, strict=True))
     if not len(names):
         raise UserError(f"{base}: no image in any of its {len(paths)} tar shards (KEY.jpg with KEY.cls or KEY.json)")
+    _check_once(base, names)
     container = np.repeat(np.arange(len(paths), dtype=np.int32), [len(shard.names) for shard in shards])
     numbers: list[int] | None = None
     named = True
@@ -119,6 +120,14 @@ def _listing(base: Path, paths: list[Path], shards: list[_Shard]) -> Listing:
         numbers=numbers,
         named=named,
     )
+
+
+def _check_once(base: Path, names: NDArray[np.bytes_]) -> None:
+    """Raises UserError: an image is there twice, as where a shard was copied."""
+    found, counts = np.unique(names, return_counts=True)
+    if (counts > 1).any():
+        twice = [os.fsdecode(name) for name in found[counts > 1].tolist()]
+        raise UserError(f"{base}: {len(twice)} images are in more than one place of its tar shards: {some(twice)}")
 
 
 def _names_from_records(

@@ -20,11 +20,16 @@ from vim_train.data.sources.recognise import recognise
 
 EXPORT_MARK = ".export.json"
 """What `vim-data export` says of a folder that it wrote."""
+UNFINISHED = ".export.unfinished"
+"""Lies in such a folder until everything is there."""
 _ALLOW = "data.allow_empty_classes=true accepts that"
 
 
 def open_split(root: Path, data: DataConfig, split: str, progress: Progress, refresh: bool) -> IndexedSource:
     """The training or validation images under `root`. Raises UserError."""
+    for folder in (root, root.parent):
+        if (folder / UNFINISHED).exists():
+            raise UserError(f"{folder} is an export that has not finished; give the same vim-data export once more")
     layout = recognise(root)
     if layout.train is None:
         assert layout.val is not None
