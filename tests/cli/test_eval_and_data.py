@@ -56,6 +56,11 @@ def test_a_mistake_in_eval_is_one_line(
             "data=fashion",
             "what to do? The first word is index, verify, count or export, as in: vim-data index data.root=DIR",
         ),
+        (
+            "indx data.root=/data",
+            "indx: no such command. The first word is index, verify, count or export, as in: "
+            "vim-data index data.root=DIR",
+        ),
         ("export", "set out=..."),
         ("export data=fashoin out=x", "data=fashoin: takes fashion or folder; did you mean fashion?"),
         ("export data=folder out=x", "set data.root=..."),

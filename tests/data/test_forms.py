@@ -195,7 +195,7 @@ def test_validation_images_alone_have_the_same_labels(roots: dict[str, Path], fo
         assert alone.fingerprint() == whole.fingerprint()
     assert alone.classes == whole.classes
     assert alone.labels.tolist() == whole.labels.tolist()
-    with pytest.raises(UserError, match="has val/ but no train/"):
+    with pytest.raises(UserError, match=r"is for validation, and .* has no training images beside it"):
         opened(root, "train")
 
 

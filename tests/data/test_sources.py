@@ -94,7 +94,7 @@ def test_dot_names_and_strays_are_passed_over_links_and_depth_are_not(photo_root
 def test_evaluation_needs_no_train(photo_root: Path) -> None:
     shutil.rmtree(photo_root / "train")
     assert open_source(folder(photo_root), "val").classes == CLASSES
-    with pytest.raises(UserError, match="has val/ but no train/"):
+    with pytest.raises(UserError, match=r"is for validation, and .* has no training images beside it"):
         open_source(folder(photo_root), "train")
 
 
@@ -213,6 +213,15 @@ def test_a_root_one_level_too_high_is_said_to_be(photo_root: Path) -> None:
     photo_root.rename(root / "photos")
     with pytest.raises(UserError, match=f"{root / 'photos'} has train, val: is data.root={root / 'photos'} meant"):
         open_source(folder(root), "train")
+
+
+def test_packed_training_images_beside_validation_are_named(photo_root: Path) -> None:
+    (photo_root / "train").rename(photo_root.parent / "away")
+    (photo_root / "ILSVRC2012_img_train.tar.gz").write_bytes(b"")
+    with pytest.raises(
+        UserError, match=r"; ILSVRC2012_img_train\.tar\.gz is not read: takes ILSVRC2012_img_train\.tar,"
+    ):
+        open_source(folder(photo_root), "train")
 
 
 def test_splits_with_other_names_are_no_classes(photo_root: Path) -> None:

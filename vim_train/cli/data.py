@@ -1,6 +1,7 @@
 """vim-data: tools for data sets. The first word says which."""
 
 import sys
+from functools import partial
 from pathlib import Path
 
 from vim_train.cli import completion
@@ -89,12 +90,13 @@ def main(argv: list[str] | None = None) -> int:
         return execute(COMMANDS["export"], argv)
     if not argv or {"--help", "-h"} & set(argv):
         print(USAGE)
-        return DONE if argv else guarded("vim-data", False, _no_subcommand)
-    return guarded("vim-data", False, _no_subcommand)
+        return DONE if argv else guarded("vim-data", False, partial(_no_subcommand, ""))
+    return guarded("vim-data", False, partial(_no_subcommand, argv[0]))
 
 
-def _no_subcommand() -> int:
-    raise UserError(f"what to do? The first word is {any_of(COMMANDS)}, as in: vim-data index data.root=DIR")
+def _no_subcommand(word: str) -> int:
+    what = "what to do?" if not word or "=" in word or word.startswith("-") else f"{word}: no such command."
+    raise UserError(f"{what} The first word is {any_of(COMMANDS)}, as in: vim-data index data.root=DIR")
 
 
 def _folder_for_root(argv: list[str]) -> list[str]:

@@ -12,6 +12,7 @@ from vim_train.config.errors import UserError
 from vim_train.config.schema import DataConfig
 from vim_train.data.order import held_out
 from vim_train.data.sources.cache import listing_of, stamp
+from vim_train.data.sources.folder import files_in
 from vim_train.data.sources.indexed import Containers, IndexedSource, TarFiles
 from vim_train.data.sources.listing import Listing, Part, Progress, fingerprint, select, some, with_classes
 from vim_train.data.sources.numbering import same_numbering
@@ -34,7 +35,9 @@ def open_split(root: Path, data: DataConfig, split: str, progress: Progress, ref
     if layout.train is None:
         assert layout.val is not None
         if split == "train":
-            raise UserError(f"{root} has val/ but no train/: {layout.val.where} is all there is, and for validation")
+            packed = [name for name in files_in(root) if "train" in name and name.endswith((".gz", ".tgz", ".tar"))]
+            more = f"; {some(packed)} is not read: takes ILSVRC2012_img_train.tar, not compressed" if packed else ""
+            raise UserError(f"{layout.val.where} is for validation, and {root} has no training images beside it{more}")
         listing, digest = listing_of(layout.val, progress, refresh)
         _check_empty(data, layout.val, listing)
         return _source(layout.val, listing, digest, data)
