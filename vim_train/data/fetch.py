@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import Dataset, get_worker_info
 
-from vim_train.data.decode import BadImage, Mode
+from vim_train.data.decode import BadImage, Mode, decode_bytes
 from vim_train.data.order import Stream, permutation, position_keys
 from vim_train.data.order import key as order_key
 from vim_train.data.pixels import PixelLibrary, acceptable_header, pixel_library
@@ -107,14 +107,17 @@ class Fetch(Dataset[Fetched]):
         """Image `index`, augmented by the draws of `key`, to `out` (C, H, W); False: it is bad, and noted in `bad`."""
         self.reading[0] = index
         try:
-            library = pixel_library()
-            if library is not None and library.libjpeg and (data := self.source.read(index)) is not None:
+            library, data = pixel_library(), self.source.read(index)
+            if library is not None and library.libjpeg and data is not None:
                 header = acceptable_header(library, data, self._pixel_limit)
                 if header is not None:
                     decode = partial(library.from_jpeg, data, mode=self._mode)
                     if self._by_plan(out, (header.width, header.height), key, library, decode):
                         return True
-            image = self.source.load(index, self._mode)
+            if data is None:
+                image = self.source.load(index, self._mode)
+            else:
+                image = decode_bytes(data, self.source.name(index), self._mode, self._pixel_limit)
         except BadImage as error:
             bad.append(Bad(index, error.path, error.reason))
             return False
