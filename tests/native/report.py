@@ -14,6 +14,7 @@ import hostcases
 import sass
 import torch
 from hostcases import DTYPES, Case, Task
+from hosterrors import examine
 from hostrun import HostLibrary, TracedLibrary
 from test_barriers import barriers, faults_without
 from traffic import PROJECTIONS, traffic_of
@@ -30,7 +31,7 @@ def print_errors(libraries: dict[str, HostLibrary]) -> None:
 
 def show(title: str, cases: Iterable[Case], task: Callable[[Case], Task], *libraries: HostLibrary) -> None:
     cases = list(cases)
-    results = [r for library in libraries for r in hostcases.examine(library, cases, task)]
+    results = [r for library in libraries for r in examine(library, cases, task)]
     io, fp32 = (max(getattr(r.errors, kind) for r in results) for kind in ("io", "fp32"))
     dtype = str(results[0].case.dtype).removeprefix("torch.")
     same = sum(r.same for r in results)

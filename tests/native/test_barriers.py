@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import pytest
 from hostbuild import CSRC
-from hostcases import Task, Tensors, few_tasks, same_bits
+from hostcases import Task, Tensors, few_tasks
+from hosterrors import same_bits
 from hostrun import ORDERS, TracedLibrary, serving
 
 

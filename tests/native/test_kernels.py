@@ -10,7 +10,8 @@ import hostcases
 import pytest
 import torch
 from hostbuild import Variant
-from hostcases import DTYPES, Result, ScanCase
+from hostcases import DTYPES, ScanCase
+from hosterrors import Result, examine
 from hostrun import HostLibrary
 
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
@@ -23,17 +24,17 @@ def _assert_right(results: Iterable[Result]) -> None:
 
 @dtypes
 def test_scans(host_library: HostLibrary, dtype: torch.dtype) -> None:
-    _assert_right(hostcases.examine(host_library, hostcases.scan_cases(dtype), hostcases.scan_task))
+    _assert_right(examine(host_library, hostcases.scan_cases(dtype), hostcases.scan_task))
 
 
 @dtypes
 def test_convolutions(host_library: HostLibrary, dtype: torch.dtype) -> None:
-    _assert_right(hostcases.examine(host_library, hostcases.conv_cases(dtype), hostcases.conv_task))
+    _assert_right(examine(host_library, hostcases.conv_cases(dtype), hostcases.conv_task))
 
 
 @dtypes
 def test_norms(host_library: HostLibrary, dtype: torch.dtype) -> None:
-    _assert_right(hostcases.examine(host_library, hostcases.norm_cases(dtype), hostcases.norm_task))
+    _assert_right(examine(host_library, hostcases.norm_cases(dtype), hostcases.norm_task))
 
 
 @pytest.mark.full
@@ -41,7 +42,7 @@ def test_norms(host_library: HostLibrary, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("variant", [hostbuild.LARGE, hostbuild.CHUNKED], ids=lambda variant: variant.name)
 def test_many_scans(build_host: Callable[..., list[Path]], variant: Variant, dtype: torch.dtype) -> None:
     library = HostLibrary(*build_host(variant))
-    _assert_right(hostcases.examine(library, hostcases.scan_cases(dtype, count=150), hostcases.scan_task))
+    _assert_right(examine(library, hostcases.scan_cases(dtype, count=150), hostcases.scan_task))
 
 
 @pytest.mark.full
@@ -53,4 +54,4 @@ def test_many_scans(build_host: Callable[..., list[Path]], variant: Variant, dty
     ],
 )
 def test_sizes_that_choose_a_kernel_in_earnest(build_host: Callable[..., list[Path]], case: ScanCase) -> None:
-    _assert_right(hostcases.examine(HostLibrary(*build_host(hostbuild.PLAIN)), [case], hostcases.scan_task))
+    _assert_right(examine(HostLibrary(*build_host(hostbuild.PLAIN)), [case], hostcases.scan_task))
