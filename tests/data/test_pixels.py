@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,7 +26,7 @@ from pixel_library import (
 )
 
 from vim_train.data.decode import Mode
-from vim_train.data.pixels import PixelLibrary, acceptable_header, load
+from vim_train.data.pixels import ColumnsFirst, PixelLibrary, acceptable_header, load
 from vim_train.data.sketch import Op, Plan, Step
 
 pytestmark = needs_library
@@ -48,16 +49,12 @@ def files(photos: Path) -> list[bytes]:
     return [path.read_bytes() for path in sorted(photos.glob("**/*.jpg"))]
 
 
-def forced(library: PixelLibrary, vertical_first: bool, monkeypatch: pytest.MonkeyPatch) -> PixelLibrary:
-    monkeypatch.setattr("vim_train.data.pixels.vertical_pass_first", lambda plan: True)
-    return replace(library, vertical_first=vertical_first)
-
-
 @pytest.mark.parametrize("vertical_first", [True, False])
 def test_every_photograph_in_both_orders_of_passes(
     vertical_first: bool, library: PixelLibrary, files: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    library, rng, crops = forced(library, vertical_first, monkeypatch), random.Random(1), 0
+    monkeypatch.setattr("vim_train.data.pixels.vertical_pass_first", lambda *_: vertical_first)
+    rng, crops = random.Random(1), 0
     for data in files:
         image = Image.open(io.BytesIO(data)).convert("RGB")
         for _ in range(CROPS_A_PHOTO):
@@ -72,7 +69,7 @@ def test_every_photograph_in_both_orders_of_passes(
 def test_the_installed_pillow_in_its_own_order(library: PixelLibrary, files: list[bytes]) -> None:
     """As found by the self-test's rule; greys too."""
     rng = random.Random(2)
-    library = replace(library, vertical_first=_pillow_resizes_columns_first())
+    library = replace(library, columns_first=_pillows_order())
     for data in files:
         colour = Image.open(io.BytesIO(data)).convert("RGB")
         for mode in ("RGB", "L"):
@@ -81,11 +78,35 @@ def test_the_installed_pillow_in_its_own_order(library: PixelLibrary, files: lis
             np.testing.assert_array_equal(decoded(library, data, plan, mode), expected, str(plan))
 
 
-def _pillow_resizes_columns_first() -> bool:
+def _pillows_order() -> ColumnsFirst:
+    if int(PIL.__version__.split(".")[0]) >= 13:
+        return ColumnsFirst.WHERE_HEIGHT_IS_LOST
     rng = np.random.Generator(np.random.Philox(3))
-    image = Image.fromarray(rng.integers(0, 256, (200, 40, 3), dtype=np.uint8))
-    plan = Plan((0, 0, 40, 200), (30, 50), (0, 0, 30, 50), int(FILTERS[1]))
-    return bool(np.array_equal(by_pillow(image, plan), by_pillow(image, plan, vertical_first=True)))
+    image = Image.fromarray(rng.integers(0, 256, (500, 4, 3), dtype=np.uint8))
+    plan = Plan((0, 0, 4, 500), (3, 20), (0, 0, 3, 20), int(FILTERS[1]))
+    tall = np.array_equal(by_pillow(image, plan), by_pillow(image, plan, vertical_first=True))
+    return ColumnsFirst.WHERE_TALL if tall else ColumnsFirst.NEVER
+
+
+@pytest.mark.parametrize(
+    ("crop", "resized", "columns_first"),
+    [
+        ((40, 200), (30, 50), {ColumnsFirst.WHERE_HEIGHT_IS_LOST}),
+        ((40, 200), (10, 140), set()),  # 60 lost are not more than twice 30
+        ((2, 200), (5, 7), {ColumnsFirst.WHERE_HEIGHT_IS_LOST}),
+        ((2, 201), (5, 7), {ColumnsFirst.WHERE_HEIGHT_IS_LOST, ColumnsFirst.WHERE_TALL}),
+        ((2, 201), (5, 300), set()),
+    ],
+)
+def test_every_pillows_order_of_passes(
+    crop: tuple[int, int], resized: tuple[int, int], columns_first: set[ColumnsFirst], default: PixelLibrary
+) -> None:
+    rng = np.random.Generator(np.random.Philox(5))
+    image = Image.fromarray(rng.integers(0, 256, (crop[1], crop[0], 3), dtype=np.uint8))
+    plan = Plan((0, 0, *crop), resized, (0, 0, *resized), int(FILTERS[1]))
+    for order in ColumnsFirst:
+        expected = by_pillow(image, plan, vertical_first=order in columns_first)
+        np.testing.assert_array_equal(from_pixels(replace(default, columns_first=order), image, plan), expected)
 
 
 @given(data=st.data())
@@ -95,7 +116,7 @@ def test_pixels_of_any_size_to_any_size(data: st.DataObject, default: PixelLibra
     plan = random_plan(random.Random(data.draw(st.integers(0, 2**32))), size, most=150)
     rng = np.random.Generator(np.random.Philox(data.draw(st.integers(0, 2**32))))
     image = Image.fromarray(rng.choice(np.array([0, 1, 127, 254, 255], np.uint8), (size[1], size[0], 3)))
-    library = replace(default, vertical_first=_pillow_resizes_columns_first())
+    library = replace(default, columns_first=_pillows_order())
     np.testing.assert_array_equal(from_pixels(library, image, plan), by_pillow(image, plan))
 
 
@@ -111,7 +132,7 @@ def test_a_long_way_down(library: PixelLibrary) -> None:
         image = Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
         for resample in FILTERS:
             plan = Plan((0, 0, *size), resized, (0, 0, *resized), int(resample))
-            one_order = replace(library, vertical_first=_pillow_resizes_columns_first())
+            one_order = replace(library, columns_first=_pillows_order())
             np.testing.assert_array_equal(from_pixels(one_order, image, plan), by_pillow(image, plan))
 
 
@@ -228,7 +249,7 @@ def damaged(rng: random.Random, data: bytes) -> bytes:
 
 def test_damaged_jpegs_have_pillows_pixels_or_are_left_to_it(default: PixelLibrary, files: list[bytes]) -> None:
     rng, taken = random.Random(6), 0
-    default = replace(default, vertical_first=_pillow_resizes_columns_first())
+    default = replace(default, columns_first=_pillows_order())
     for number in range(2000):
         mode, options = rng.choice(list(KINDS.values()))
         if number % 8 == 0:
@@ -248,7 +269,7 @@ def test_damaged_jpegs_have_pillows_pixels_or_are_left_to_it(default: PixelLibra
 
 
 def test_many_threads_at_once(default: PixelLibrary, files: list[bytes]) -> None:
-    default = replace(default, vertical_first=_pillow_resizes_columns_first())
+    default = replace(default, columns_first=_pillows_order())
     rng = random.Random(7)
     work = []
     for data in files * 3:

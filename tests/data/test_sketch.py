@@ -135,7 +135,7 @@ class _Counting(PixelLibrary):
     """A library that counts the JPEGs it decodes."""
 
     def __init__(self, library: PixelLibrary) -> None:
-        super().__init__(library.handle, library.isa, library.libjpeg, library.vertical_first, library.operations)
+        super().__init__(library.handle, library.isa, library.libjpeg, library.columns_first, library.operations)
         object.__setattr__(self, "jpegs", 0)
 
     def from_jpeg(self, data: bytes, plan: Plan, mode: str, out: NDArray[np.uint8]) -> bool:

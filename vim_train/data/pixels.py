@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Sequence
 from ctypes import POINTER, Structure, byref, c_double, c_int32, c_int64, c_uint8, c_uint32, c_void_p
 from dataclasses import dataclass, replace
+from enum import Enum
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,14 @@ class JpegHeader:
     plain: bool
 
 
+class ColumnsFirst(Enum):
+    """When Pillow resizes along columns before rows, which rounds otherwise; it differs between versions."""
+
+    NEVER = "never"
+    WHERE_TALL = "where tall"  # Pillow 12: of an image more than a hundred times as high as wide
+    WHERE_HEIGHT_IS_LOST = "where height is lost"  # Pillow 13: more than twice the width that is
+
+
 @dataclass(frozen=True)
 class PixelLibrary:
     """The library as it may be used.
@@ -83,14 +92,14 @@ class PixelLibrary:
         handle: its functions.
         isa: the kernels it chose for this processor.
         libjpeg: path of the libjpeg it decodes with; None: it only takes pixels.
-        vertical_first: Pillow's order of passes where much more height than width is lost (Pillow 13).
+        columns_first: the installed Pillow's order of passes.
         operations: whether the operations of RandAugment and colour jitter equal Pillow's.
     """
 
     handle: ctypes.CDLL
     isa: str
     libjpeg: str | None = None
-    vertical_first: bool = False
+    columns_first: ColumnsFirst = ColumnsFirst.NEVER
     operations: bool = True
 
     def header(self, data: bytes) -> JpegHeader | None:
@@ -139,7 +148,7 @@ class PixelLibrary:
             plan.resized,
             plan.window,
             plan.resample,
-            self.vertical_first and vertical_pass_first(plan),
+            vertical_pass_first(plan, self.columns_first),
             plan.flip_x,
             plan.flip_y,
             channels,
@@ -165,10 +174,13 @@ def acceptable_header(library: PixelLibrary, data: bytes, pixel_limit: int) -> J
         return None
 
 
-def vertical_pass_first(plan: Plan) -> bool:
-    """Whether Pillow 13 resizes `plan`'s crop along columns first."""
-    lost_x, lost_y = plan.crop[2] - plan.resized[0], plan.crop[3] - plan.resized[1]
-    return lost_y > 0 and lost_y > 2 * lost_x
+def vertical_pass_first(plan: Plan, columns_first: ColumnsFirst) -> bool:
+    """Whether Pillow resizes `plan`'s crop along columns first."""
+    _, _, width, height = plan.crop
+    lost_x, lost_y = width - plan.resized[0], height - plan.resized[1]
+    if columns_first is ColumnsFirst.WHERE_TALL:
+        return lost_y > 0 and height > 100 * width
+    return columns_first is ColumnsFirst.WHERE_HEIGHT_IS_LOST and lost_y > 0 and lost_y > 2 * lost_x
 
 
 def find(folders: Sequence[str]) -> Path | None:

@@ -9,7 +9,7 @@ import PIL
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
 
-from vim_train.data.pixels import PixelLibrary
+from vim_train.data.pixels import ColumnsFirst, PixelLibrary
 from vim_train.data.sketch import Op, Plan, Step
 
 _BILINEAR, _BICUBIC = Image.Resampling.BILINEAR, Image.Resampling.BICUBIC
@@ -21,10 +21,10 @@ def check(library: PixelLibrary) -> tuple[PixelLibrary | None, str]:
     """`library` with what of it may be used, or None; and the line that says so."""
     version = f"Pillow {PIL.__version__}"
     picture = _picture(96, 151)
-    orders = [order for order in (True, False) if _resizes(replace(library, vertical_first=order), picture)]
+    orders = [order for order in ColumnsFirst if _resizes(replace(library, columns_first=order), picture)]
     if not orders:
         return None, f"Pillow (the native library resizes to other pixels than {version})"
-    library = replace(library, vertical_first=orders[0])
+    library = replace(library, columns_first=orders[0])
     notes = []
     if not _operates(library, _picture(45, 38)):
         library = replace(library, operations=False)
@@ -78,10 +78,13 @@ def _out(plan: Plan, channels: int = 3) -> NDArray[np.uint8]:
 
 
 def _resizes(library: PixelLibrary, picture: Image.Image) -> bool:
-    for plan in _crops(picture.size):
+    tall = _picture(2, 203)
+    plans = [(picture, plan) for plan in _crops(picture.size)]
+    plans += [(tall, Plan((0, 0, 2, 203), size, (0, 0, *size), int(_BICUBIC))) for size in ((5, 7), (2, 50), (5, 300))]
+    for image, plan in plans:
         out = _out(plan)
-        library.from_image(picture, plan, out)
-        if not np.array_equal(out.transpose(1, 2, 0), _pillow(picture, plan)):
+        library.from_image(image, plan, out)
+        if not np.array_equal(out.transpose(1, 2, 0), _pillow(image, plan)):
             return False
     return True
 

@@ -62,7 +62,7 @@ typedef struct {
   int32_t resized[2];     // width, height that the crop is resized to
   int32_t window[4];      // left, top, width, height of the part of it that is wanted
   int32_t filter;         // vtp_filter
-  int32_t vertical_first; // 1: Pillow 13's order of passes; 0: that of earlier ones
+  int32_t vertical_first; // resize along columns before rows
   int32_t flip_x, flip_y;
   int32_t channels;       // out: 1 or 3 planes; 4: interleaved R, G, B and an unused byte, as Pillow stores RGB
   int32_t op_count;
