@@ -13,8 +13,8 @@ loop is done once for a sequence or a chunk, and is not counted.
 
 The number of turns of an inner loop is that which gives a window its exponentials: for a thread, one for each step and
 each state it has, in every loop that goes through the states (the backward pass goes through them twice). It cannot be
-misread far: softplus and gate add few. A loop with but a few exponentials a turn goes from element to element, where
-tensors are not aligned to packs of several; this way is not taken.
+misread far: softplus and gate add few. A loop with few exponentials a turn or none goes from element to element, where
+tensors are not aligned to packs of several; this way is not taken, and where there is no other there is no figure.
 """
 
 from __future__ import annotations
@@ -102,8 +102,6 @@ def window_loop(kernel: Kernel, decays: int) -> Counter[str]:
     flow = Flow(kernel.instructions)
 
     def turns_of(turn: Counter[str]) -> int | None:
-        if not turn["MUFU.EX2"]:
-            raise ValueError(f"{kernel.name}: there is no telling how often an inner loop turns")
         return None if turn["MUFU.EX2"] < _OF_ELEMENTS else max(1, round(decays / turn["MUFU.EX2"]))
 
     loop = max(flow.loops(flow.blocks), key=lambda loop: flow.count(loop)["MUFU.EX2"])

@@ -1,4 +1,4 @@
-// Selective scan, backward: the gradients of one or two directions in one pass over the rows.
+// Selective scan, backward: the gradients of one or two directions, with a pass over the rows for each.
 //
 // A direction goes through its windows, and through each, against its scan order. A window's states come again from its
 // checkpoint: those before each of its tiles in a first run, then tile by tile those of every step.
@@ -12,26 +12,28 @@ namespace {
 
 using namespace backward;
 
-// What a thread keeps from window to window.
+// What a thread keeps from window to window in registers. What belongs to its own channel is in shared memory.
 template <class S>
 struct Thread {
   States<S> rate;
   Adjoint<S> adjoint;
-  float D, dD, dbias;  // of its own channel
 
-  __device__ __forceinline__ Thread(const Params& params, const Task& task, const Place<S>& place) {
+  __device__ __forceinline__ Thread(const Params& params, const Task& task, const Place<S>& place,
+                                    const WarpMemory<S>& memory) {
     const vt_scan_args& forward = params.args.forward;
-    D = dD = dbias = 0.0f;
+    const int d = params.direction + place.d;
+    memory.D()[place.lane] = 0.0f;
+    memory.dD_dbias()[place.lane] = make_float2(0.0f, 0.0f);
 #pragma unroll
     for (int k = 0; k < S::kChannels; k++) {
       const int64_t channel = task.first_channel + place.block_channel(k);
 #pragma unroll
       for (int n = 0; n < 4; n++) rate.of[k][n] = adjoint.dstate.of[k][n] = adjoint.dA.of[k][n] = 0.0f;
       if (channel >= forward.channels) continue;
-      load_rates(rate.of[k], forward, place.d, channel, place.group * 4);
-      if (k == 0 && forward.dir[place.d].D) D = forward.dir[place.d].D[channel];
+      load_rates(rate.of[k], forward, d, channel, place.group * 4);
+      if (k == 0 && forward.dir[d].D) memory.D()[place.lane] = forward.dir[d].D[channel];
       if (params.plan.chunks > 1) {
-        params.chunks.slab(forward, params.plan, place.d, task.chunk, task.batch)
+        params.chunks.slab(forward, params.plan, d, task.chunk, task.batch)
             .load(adjoint.dstate.of[k], channel, place.group * 4);
       }
     }
@@ -54,34 +56,29 @@ __device__ __forceinline__ void load_start(States<S>& start, const Visit<S>& vis
   }
 }
 
+// What a lane makes of the sums of its element, of those that a warp has in the slots from `first` on.
+template <class S>
+__device__ __forceinline__ void finish_element(const StateSums<1>& sums, const Inputs<S>& inputs, int first) {
+  const WarpMemory<S>& memory = inputs.memory;
+  const int element = first * S::kWarpChannels + inputs.place.lane;
+  const float2 u_dy = memory.u_dy()[element];
+  const float D = memory.D()[inputs.place.lane];
+  const float delta = memory.delta_input()[element].x;
+  const float ddelta = fmaf(sums.dinput[0], u_dy.x, sums.dexponent[0] * kLn2) * memory.slope()[element];
+  memory.delta_input()[element] = make_float2(fmaf(sums.dinput[0], delta, u_dy.y * D), ddelta);
+  memory.slope()[element] = fmaf(D, u_dy.x, sums.y[0]);
+  float2 sum = memory.dD_dbias()[inputs.place.lane];
+  sum.x = fmaf(u_dy.y, u_dy.x, sum.x);
+  sum.y += ddelta;
+  memory.dD_dbias()[inputs.place.lane] = sum;
+}
+
 template <class S>
 __device__ __forceinline__ void run_tile(Thread<S>& thread, const States<S>& start, const Inputs<S>& inputs, int tile) {
-  const Place<S>& place = inputs.place;
-  const WarpMemory<S>& memory = inputs.memory;
-  const int first = tile * S::kSteps;
-  StateSums<S::kOwnSteps> own;
-  RowSums<S> rows[S::kSteps / 2];
-  {
-    History<S> history;
-    history.recompute(start, thread.rate, inputs, first);
-    reverse<S>(own, rows, thread.adjoint, history, thread.rate, inputs, first);
-  }
-#pragma unroll
-  for (int i = 0; i < S::kOwnSteps; i++) {
-    const int element = (first + i * S::kSharers + place.sharer) * S::kWarpChannels + place.own;
-    const float2 u_dy = memory.u_dy()[element];
-    const float delta = memory.delta_input()[element].x;
-    const float ddelta = fmaf(own.dinput[i], u_dy.x, own.dexponent[i] * kLn2) * memory.slope()[element];
-    memory.delta_input()[element] = make_float2(fmaf(own.dinput[i], delta, u_dy.y * thread.D), ddelta);
-    memory.slope()[element] = fmaf(thread.D, u_dy.x, own.y[i]);
-    thread.dD = fmaf(u_dy.y, u_dy.x, thread.dD);
-    thread.dbias += ddelta;
-  }
-  __syncwarp();
-#pragma unroll
-  for (int i = 0; i < S::kSteps / 2; i++) {
-    store_floats(memory.sums(tile) + i * 2 * S::kRow + place.lane * RowSums<S>::kCount, rows[i].of);
-  }
+  History<S> history;
+  history.recompute(start, thread.rate, inputs, tile * S::kSteps);
+  reverse<S>(thread.adjoint, history, thread.rate, inputs, tile,
+             [&](const StateSums<1>& sums, int first) { finish_element(sums, inputs, first); });
 }
 
 // Recomputes the states before each tile, then runs the tiles from the last to the first.
@@ -108,17 +105,19 @@ __device__ __forceinline__ void run_window(Thread<S>& thread, States<S> (&start)
 }
 
 template <class S>
-__device__ __forceinline__ void write_channel_sums(Thread<S>& thread, const Params& params, const Task& task) {
+__device__ __forceinline__ void write_channel_sums(const Thread<S>& thread, const WarpMemory<S>& memory,
+                                                   const Params& params, const Task& task) {
   const Place<S> place = place_of_thread<S>();
   const vt_scan_args& forward = params.args.forward;
-  const int64_t row = (task.chunk * forward.batch + task.batch) * forward.directions + place.d;
+  const int64_t row = (task.chunk * forward.batch + task.batch) * forward.directions + params.direction + place.d;
   float* dA = params.partials.channels + row * forward.channels * (forward.states + 2);
   float* dD = dA + forward.channels * forward.states;
   float* dbias = dD + forward.channels;
+  float2 sum = memory.dD_dbias()[place.lane];
 #pragma unroll
   for (int mask = S::kWarpChannels; mask < 32; mask *= 2) {
-    thread.dD += __shfl_xor_sync(~0u, thread.dD, mask);
-    thread.dbias += __shfl_xor_sync(~0u, thread.dbias, mask);
+    sum.x += __shfl_xor_sync(~0u, sum.x, mask);
+    sum.y += __shfl_xor_sync(~0u, sum.y, mask);
   }
 #pragma unroll
   for (int k = 0; k < S::kChannels; k++) {
@@ -129,24 +128,25 @@ __device__ __forceinline__ void write_channel_sums(Thread<S>& thread, const Para
       const int state = place.group * 4 + n;
       if (state < forward.states) dA[channel * forward.states + state] = thread.adjoint.dA.of[k][n];
     }
-    if (k == 0 && place.sharer == 0) dD[channel] = thread.dD, dbias[channel] = thread.dbias;
+    if (k == 0 && place.sharer == 0) dD[channel] = sum.x, dbias[channel] = sum.y;
   }
 }
 
 template <class T, int kStates, bool kLargeBatch>
-__global__ void __launch_bounds__(2 * Shape<kStates, kLargeBatch>::kThreads, Shape<kStates, kLargeBatch>::kBlocksAtOnce)
+__global__ void __launch_bounds__(Shape<kStates, kLargeBatch>::kBlockThreads,
+                                  Shape<kStates, kLargeBatch>::kBlocksAtOnce)
     scan_backward_kernel(const Params params) {
   using S = Shape<kStates, kLargeBatch>;
   extern __shared__ __align__(16) unsigned char shared[];
   const Place<S> place = place_of_thread<S>();
   const BlockMemory<S> block = {(float*)shared + place.d * BlockMemory<S>::kDirection};
   const Task& task = block.task();
-  if (place.thread == 0) describe<T, S>(block.task(), params, place.d);
+  if (place.thread == 0) describe<T, S>(block.task(), params, params.direction + place.d);
   __syncthreads();
 
   const WarpMemory<S> memory = block.warp(place.warp);
   const Inputs<S> inputs = {place, memory, block.bc()};
-  Thread<S> thread(params, task, place);
+  Thread<S> thread(params, task, place, memory);
 
 #pragma unroll 1
   while (task.visits < task.walk.count) {
@@ -165,12 +165,12 @@ __global__ void __launch_bounds__(2 * Shape<kStates, kLargeBatch>::kThreads, Sha
     write_window<T>(visit);
     write_row_sums(visit);
   }
-  write_channel_sums(thread, params, task);
+  write_channel_sums(thread, memory, params, task);
 }
 
 // The adjoint states of every chunk, from zero, for combine_chunks().
 template <class T, int kStates>
-__global__ void __launch_bounds__(2 * Shape<kStates, false>::kThreads) adjoint_kernel(const Params params) {
+__global__ void __launch_bounds__(Shape<kStates, false>::kBlockThreads) adjoint_kernel(const Params params) {
   using S = Shape<kStates, false>;
   extern __shared__ __align__(16) unsigned char shared[];
   const vt_scan_args& forward = params.args.forward;
@@ -260,15 +260,16 @@ int32_t run(const Params& params) {
   const vt_scan_args& forward = params.args.forward;
   const int64_t channel_blocks = divide_up(forward.channels, S::kBlockChannels);
   const int64_t blocks = channel_blocks * params.plan.chunks * forward.batch;
-  const int threads = forward.directions * S::kThreads, bytes = BlockMemory<S>::bytes(forward.directions);
+  const int at_once = min((int)forward.directions, S::kDirections);
+  const int threads = at_once * S::kThreads, bytes = BlockMemory<S>::bytes(at_once);
   int32_t status = VT_OK;
   if (params.plan.chunks > 1) {
     status = launch(forward.runtime, adjoint_kernel<T, S::kStates>, blocks, threads, bytes, params);
     if (status == VT_OK) status = combine_chunks(forward, params.plan, params.chunks, true);
   }
-  if (status == VT_OK) {
+  for (Params each = params; each.direction < forward.directions; each.direction += at_once) {
     const auto kernel = scan_backward_kernel<T, S::kStates, (S::kChannels > 1)>;
-    status = launch(forward.runtime, kernel, blocks, threads, bytes, params);
+    if (status == VT_OK) status = launch(forward.runtime, kernel, blocks, threads, bytes, each);
   }
   if (status == VT_OK) status = sum_row_partials(params, channel_blocks, S::kStates);
   return status == VT_OK ? sum_channel_partials(params) : status;
@@ -278,14 +279,14 @@ int32_t run(const Params& params) {
 
 int64_t scan_backward_workspace(const vt_scan_backward_args& args) {
   Workspace workspace = {nullptr};
-  Params params = {args, plan(args.forward), {}, {}, false, false};
+  Params params = {args, plan(args.forward), {}, {}, 0, false, false};
   place_partials(workspace, params);
   return workspace.bytes;
 }
 
 int32_t scan_backward(const vt_scan_backward_args& args) {
   Workspace workspace = {(char*)args.forward.runtime.workspace};
-  Params params = {args, plan(args.forward), {}, {}, false, false};
+  Params params = {args, plan(args.forward), {}, {}, 0, false, false};
   place_partials(workspace, params);
   return with_element(args.forward.dtype, [&](auto element) {
     using T = decltype(element);

@@ -26,13 +26,18 @@ struct Shape {
   static constexpr int kSharers = 32 / kWarpChannels;
   static constexpr int kOwnSteps = kSteps / kSharers;
 
-  // As many as shared memory holds; more warps leave fewer partial sums of dB and dC.
-  static constexpr int kWarps = !kLargeBatch ? 2 : kStates == 8 ? 1 : kStates == 16 ? 3 : 2;  // of a direction
+  // As many as shared memory holds; more warps leave fewer partial sums of dB and dC. So a large batch, which keeps a
+  // GPU busy with one direction, has a launch for each.
+  static constexpr int kWarps = !kLargeBatch ? 2 : kStates == 16 ? 6 : kStates == 8 ? 2 : 4;  // of a direction
   static constexpr int kThreads = 32 * kWarps;
+  static constexpr int kDirections = kLargeBatch ? 1 : 2;  // of a block
+  static constexpr int kBlockThreads = kDirections * kThreads;
   static constexpr int kBlockChannels = kWarps * kWarpChannels;
   // Of a multiprocessor: 12 leave each thread 168 registers, 8 leave it 255.
   static constexpr int kWarpsAtOnce = kStates == 16 || (kStates == 8 && !kLargeBatch) ? 12 : 8;
-  static constexpr int kBlocksAtOnce = kWarpsAtOnce / (2 * kWarps);
+  static constexpr int kBlocksAtOnce = kWarpsAtOnce / (kDirections * kWarps);
+
+  static constexpr int kStagedSteps = kLargeBatch && kStates == 16 ? 1 : 2;  // whose dB and dC are summed at once
 
   static constexpr int kPack = kWarpChannels < 8 ? 2 : 4;
   static constexpr int kPackRows = 32 / (kWarpChannels / kPack);  // that the lanes' packs come from
@@ -52,6 +57,7 @@ struct Params {
   ScanPlan plan;
   ChunkStates chunks;  // adjoint states
   Partials partials;
+  int direction;     // a block's first
   bool packed;       // packs of all tensors (B, L, E) are aligned and whole
   bool packed_rows;  // so are fours of B and C
 };
@@ -63,8 +69,8 @@ struct Place {
   int own, sharer, group;
 
   __device__ __forceinline__ explicit Place(int index) {
-    d = index / S::kThreads;
-    thread = index % S::kThreads;
+    d = S::kDirections == 1 ? 0 : index / S::kThreads;
+    thread = S::kDirections == 1 ? index : index % S::kThreads;
     warp = thread / 32;
     lane = thread % 32;
     own = lane % S::kWarpChannels;

@@ -49,28 +49,29 @@ struct Task {
 template <class S>
 struct WarpMemory {
   static constexpr int kElements = kWindow * S::kWarpChannels;
-  static constexpr int kTileElements = S::kSteps * S::kWarpChannels;
-  static constexpr int kTileSums = S::kSteps * S::kRow;
 
-  // Staged values of two steps, dB and dC of every lane, with gaps that keep the lanes of sum_staged() in separate
-  // banks.
+  // Staged values of kStagedSteps steps, dB and dC of every lane, with gaps that keep the lanes of sum_staged() in
+  // separate banks.
   static constexpr int kGap = S::kChannels;
   static constexpr int kStagedHalf = (32 + kGap * (S::kSharers - 1) + 3) / 8 * 8 + 4;  // in float4
-  static constexpr int kStaged = 4 * kStagedHalf * 4;
+  static constexpr int kStaged = 2 * S::kStagedSteps * kStagedHalf * 4;
 
-  // The sums of a tile take the place of its u and dy, if they fit.
-  static constexpr bool kSumsApart = kTileSums > 2 * kTileElements;
-  static constexpr int kFloats = 5 * kElements + kStaged + (kSumsApart ? S::kTiles * kTileSums : 0);
+  // The sums of a slot take the place of its u and dy, if they fit.
+  static constexpr bool kSumsApart = S::kRow > 2 * S::kWarpChannels;
+  static constexpr int kSlotSums = kSumsApart ? S::kRow : 2 * S::kWarpChannels;  // from slot to slot
+  static constexpr int kFloats = 6 * kElements + kStaged + (kSumsApart ? kWindow * kSlotSums : 0) + 3 * 32;
 
   float* base;
 
   __device__ __forceinline__ float2* delta_input() const { return (float2*)base; }  // delta, delta u; then du, ddelta
   __device__ __forceinline__ float2* u_dy() const { return (float2*)(base + 2 * kElements); }
   __device__ __forceinline__ float* slope() const { return base + 4 * kElements; }  // of softplus; then y
-  __device__ __forceinline__ float4* staged() const { return (float4*)(base + 5 * kElements); }
-  __device__ __forceinline__ float* sums(int tile) const {  // [step][dB, dC]
-    return kSumsApart ? base + 5 * kElements + kStaged + tile * kTileSums
-                      : base + 2 * kElements + tile * 2 * kTileElements;
+  __device__ __forceinline__ float* dz_of_y() const { return base + 5 * kElements; }  // dz / y
+  __device__ __forceinline__ float4* staged() const { return (float4*)(base + 6 * kElements); }
+  __device__ __forceinline__ float* D() const { return base + kFloats - 96; }  // of every lane's own channel
+  __device__ __forceinline__ float2* dD_dbias() const { return (float2*)(base + kFloats - 64); }
+  __device__ __forceinline__ float* sums(int slot) const {  // dB, dC
+    return base + (kSumsApart ? 6 * kElements + kStaged : 2 * kElements) + slot * kSlotSums;
   }
 };
 
@@ -79,7 +80,7 @@ struct BlockMemory {
   static constexpr int kTask = (sizeof(Task) + 15) / 16 * 4;
   static constexpr int kBC = kWindow * S::kRow;
   static constexpr int kDirection = kTask + kBC + S::kWarps * WarpMemory<S>::kFloats;
-  static_assert(2 * kDirection * (int)sizeof(float) <= kMaxSharedBytes, "shared memory");
+  static_assert(S::kDirections * kDirection * (int)sizeof(float) <= kMaxSharedBytes, "shared memory");
 
   static int bytes(int directions) { return directions * kDirection * (int)sizeof(float); }
 

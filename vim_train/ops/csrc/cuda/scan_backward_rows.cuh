@@ -14,16 +14,16 @@ struct Visit {
   const BlockMemory<S>& block;
   int d, window;
   Slots slots;
-  bool first, together;  // the partner has not been here yet; or it is here too, and then direction 0 is first
+  bool first, together;  // the other has not been here yet; or it is here too, and then direction 0 is first
 
   __device__ __forceinline__ Visit(const Params& params, const BlockMemory<S>& block, int number)
-      : params(params), block(block), d(place_of_thread<S>().d) {
+      : params(params), block(block), d(params.direction + place_of_thread<S>().d) {
     const Walk walk = task().walk;
     window = walk.window(number);
     slots = slots_of(forward().length, window, !walk.reverse);
     const int others = opposite() ? walk.count - 1 - number : number;
-    together = others == number;
-    first = forward().directions == 2 && (others > number || (together && d == 0));
+    together = S::kDirections == 2 && others == number;
+    first = forward().directions == 2 && (S::kDirections == 2 && !together ? others > number : d == 0);
   }
 
   __device__ __forceinline__ const vt_scan_args& forward() const { return params.args.forward; }
@@ -96,7 +96,8 @@ __device__ __forceinline__ void prepare(const RawInputs<T, kSize>& raw, const fl
   const vt_scan_args& forward = visit.forward();
   const int element = share.element(turn);
   const bool exists = share.exists && visit.slots.has(share.slot(turn));
-  float delta[kSize], u[kSize], dout[kSize], z[kSize], delta_input[2 * kSize], u_dy[2 * kSize], slope[kSize];
+  float delta[kSize], u[kSize], dout[kSize], z[kSize];
+  float delta_input[2 * kSize], u_dy[2 * kSize], slope[kSize], dz_of_y[kSize];
   widen(delta, raw.delta);
   widen(u, raw.u);
   widen(dout, raw.dout);
@@ -108,12 +109,15 @@ __device__ __forceinline__ void prepare(const RawInputs<T, kSize>& raw, const fl
     delta_input[2 * c] = delta[c], delta_input[2 * c + 1] = delta[c] * u[c];
     slope[c] = forward.delta_softplus ? sigmoid(x) : 1.0f;
     float dy = dout[c] * forward.scale;
-    if (forward.z.data) dy *= z[c] * sigmoid(z[c]);
+    const float s = sigmoid(z[c]), gated = z[c] * s;
+    dz_of_y[c] = dy * fmaf(gated, 1.0f - s, s);
+    if (forward.z.data) dy *= gated;
     u_dy[2 * c] = u[c], u_dy[2 * c + 1] = dy;
   }
   store_floats((float*)(share.memory.delta_input() + element), delta_input);
   store_floats((float*)(share.memory.u_dy() + element), u_dy);
   store_floats(share.memory.slope() + element, slope);
+  store_floats(share.memory.dz_of_y() + element, dz_of_y);
 }
 
 // Reads B and C of a window.
@@ -220,14 +224,10 @@ __device__ __forceinline__ void write_dz(const Visit<S>& visit, const Share<S, k
 #pragma unroll
       for (int c = 0; c < kSize; c++) y[c] += others[c];
     }
-    float dout[kSize], z[kSize];
-    widen(dout, load_constant<kSize>(task.row<const T>(Task::kDout, kWindow + slot, share.column)));
-    widen(z, load_constant<kSize>(task.row<const T>(Task::kZ, kWindow + slot, share.column)));
+    float dz_of_y[kSize];
+    load_floats(dz_of_y, share.memory.dz_of_y() + share.element(turn));
 #pragma unroll
-    for (int c = 0; c < kSize; c++) {
-      const float s = sigmoid(z[c]);
-      y[c] *= dout[c] * forward.scale * fmaf(z[c] * s, 1.0f - s, s);
-    }
+    for (int c = 0; c < kSize; c++) y[c] *= dz_of_y[c];
   }
   store(to, y);
 }
@@ -268,7 +268,7 @@ __device__ __forceinline__ void write_row_sums(const Visit<S>& visit) {
     if (kFours % S::kThreads != 0 && four >= kFours) break;
     const int slot = four / (S::kRow / 4), column = four % (S::kRow / 4) * 4;
     if (!visit.slots.has(slot)) continue;
-    const float* from = visit.block.warp(0).sums(slot / S::kSteps) + slot % S::kSteps * S::kRow + column;
+    const float* from = visit.block.warp(0).sums(slot) + column;
     float sum[4];
     load_floats(sum, from);
 #pragma unroll

@@ -76,10 +76,10 @@ __device__ __forceinline__ float sum_sharers(float (&x)[S::kSharers], int sharer
   return x[0];
 }
 
-// A lane's part of the sums over lanes of dB and dC of two steps: adjacent columns.
+// A lane's part of the sums over lanes of dB and dC of the staged steps: adjacent columns.
 template <class S>
 struct RowSums {
-  static constexpr int kCount = 2 * S::kRow / 32;
+  static constexpr int kCount = S::kStagedSteps * S::kRow / 32;
   float of[kCount];
 };
 
@@ -200,11 +200,13 @@ __device__ __forceinline__ void reverse_step(StateSums<S::kChannels>& sums, floa
   }
 }
 
-// Walks back through a tile. Leaves each lane the sums of its own elements, and its part of those of dB and dC.
-template <class S>
-__device__ __forceinline__ void reverse(StateSums<S::kOwnSteps>& own, RowSums<S> (&rows)[S::kSteps / 2],
-                                        Adjoint<S>& adjoint, const History<S>& history, const States<S>& rate,
-                                        const Inputs<S>& inputs, int first) {
+// Walks back through a tile. Where a lane has the sums of an element of its own it calls finish(sums, first slot of
+// those that the lanes share). The sums over lanes follow, where the elements' inputs were.
+template <class S, class Finish>
+__device__ __forceinline__ void reverse(Adjoint<S>& adjoint, const History<S>& history, const States<S>& rate,
+                                        const Inputs<S>& inputs, int tile, const Finish& finish) {
+  constexpr int kStaged = S::kStagedSteps, kRows = divide_up(S::kSharers, kStaged);
+  RowSums<S> rows[kRows];
 #pragma unroll
   for (int i = S::kOwnSteps - 1; i >= 0; i--) {
     StateSums<S::kSharers> turns;
@@ -213,20 +215,32 @@ __device__ __forceinline__ void reverse(StateSums<S::kOwnSteps>& own, RowSums<S>
       const int t = i * S::kSharers + turn;
       StateSums<S::kChannels> sums = {};
       float dB[4] = {}, dC[4] = {};
-      reverse_step<S>(sums, dB, dC, adjoint, history, rate, inputs, first + t, t);
+      reverse_step<S>(sums, dB, dC, adjoint, history, rate, inputs, tile * S::kSteps + t, t);
       turns.y[turn] = sum_groups_pairwise<S>(sums.y);
       turns.dinput[turn] = sum_groups_pairwise<S>(sums.dinput);
       turns.dexponent[turn] = sum_groups_pairwise<S>(sums.dexponent);
-      stage(inputs.memory, inputs.place, t % 2, dB, dC);
-      if (t % 2 == 0) {
+      stage(inputs.memory, inputs.place, t % kStaged, dB, dC);
+      if (t % kStaged == 0) {
         __syncwarp();
-        sum_staged(rows[t / 2], inputs.memory, inputs.place);
+        sum_staged(rows[turn / kStaged], inputs.memory, inputs.place);
         __syncwarp();
       }
     }
-    own.y[i] = sum_sharers<S>(turns.y, inputs.place.sharer);
-    own.dinput[i] = sum_sharers<S>(turns.dinput, inputs.place.sharer);
-    own.dexponent[i] = sum_sharers<S>(turns.dexponent, inputs.place.sharer);
+    StateSums<1> own;
+    own.y[0] = sum_sharers<S>(turns.y, inputs.place.sharer);
+    own.dinput[0] = sum_sharers<S>(turns.dinput, inputs.place.sharer);
+    own.dexponent[0] = sum_sharers<S>(turns.dexponent, inputs.place.sharer);
+    if constexpr (S::kSharers < kStaged) __syncwarp();  // others have read what goes
+    finish(own, tile * S::kSteps + i * S::kSharers);
+    if (i * S::kSharers % kStaged == 0) {
+      __syncwarp();
+#pragma unroll
+      for (int r = 0; r < kRows; r++) {
+        const int first = place_of_thread<S>().lane * RowSums<S>::kCount;
+        float* const to = inputs.memory.sums(tile * S::kSteps + i * S::kSharers + r * kStaged);
+        store_floats(to + first + first / S::kRow * (inputs.memory.kSlotSums - S::kRow), rows[r].of);
+      }
+    }
   }
 }
 

@@ -6,7 +6,8 @@
 // A block handles both directions of the same channels. In each *round*, between two barriers, they visit a window
 // each; where one is reversed they walk towards each other. The direction that comes to a window second adds what the
 // first left there and *finishes* its rows. So that they are never at the same window in the same round, direction 1
-// starts a round late where the number of windows is odd or both walk the same way.
+// starts a round late where the number of windows is odd or both walk the same way. (The backward scan of a large batch
+// has a launch for each direction, and direction 1 finishes everything.)
 //
 // Where samples and channels are few, a channel has several lanes and positions are cut into *chunks* of whole windows,
 // a block each, whose entering states come from an earlier pass. All this follows from the shapes alone.
