@@ -33,7 +33,7 @@ def _register(schema: str, kernel: Callable[..., Any], fake: Callable[..., Any])
     return getattr(torch.ops.vim_train, name).default
 
 
-def _register_autograd(name: str, op: Any, backward: Callable[..., Any], setup_context: Callable[..., None]) -> None:
+def _register_autograd(name: str, op: Any, gradient: Callable[..., Any], setup_context: Callable[..., None]) -> None:
     """What torch.library.register_autograd does, without its walk through pytrees, which takes longer than the op."""
 
     class Differentiable(torch.autograd.Function):
@@ -44,7 +44,11 @@ def _register_autograd(name: str, op: Any, backward: Callable[..., Any], setup_c
             setup_context(ctx, inputs, output)
             return output
 
-    Differentiable.backward = staticmethod(once_differentiable(backward))
+        @staticmethod
+        @once_differentiable
+        def backward(ctx: Any, *grads: Any) -> Any:
+            return gradient(ctx, *grads)
+
     _LIBRARY.impl(name, Differentiable.apply, "Autograd")
 
 
