@@ -2,6 +2,7 @@
 
 import copy
 import random
+import re
 from collections.abc import Callable, Iterable
 from itertools import islice
 
@@ -9,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from vim_train.config.errors import UserError
 from vim_train.config.schema import TrainConfig
-from vim_train.data.batch import Batch
+from vim_train.data.batch import BadRecord, Batch
 from vim_train.data.order import draw_index, epoch_order
 from vim_train.data.sources import Source, open_source
-from vim_train.data.stream import EvalStream, TrainStream
+from vim_train.data.stream import EvalStream, TrainStream, merge_records
 
 CPU = torch.device("cpu")
 Digests = Callable[[Iterable[Batch]], dict[tuple[int, int], str]]
@@ -50,6 +52,56 @@ def test_images_do_not_depend_on_accumulation(fashion_config: TrainConfig, accum
     whole, split = (list(stream(fashion_config, accumulate=n).batches(3, 6)) for n in (1, accumulate))
     assert [len(batch.labels) for batch in split] == [32 // accumulate] * (3 * accumulate)
     assert digests(split) == digests(whole)
+
+
+@pytest.mark.parametrize(("world", "accumulate"), [(2, 1), (4, 1), (2, 2)])
+def test_images_do_not_depend_on_ranks(
+    photo_config: TrainConfig, world: int, accumulate: int, digests: Digests
+) -> None:
+    """Ranks divide every pass among them, in the order of their numbers."""
+    cfg = copy.deepcopy(photo_config)
+    cfg.data.batch_size, cfg.data.lane, cfg.optim.accumulate = 16, 4, accumulate
+    source = open_source(cfg.data, "train")
+    shares = [
+        list(TrainStream(source, cfg, len(source.classes), CPU, rank=rank, world=world).batches(0, 2))
+        for rank in range(world)
+    ]
+    assert {len(batch.labels) for share in shares for batch in share} == {16 // (world * accumulate)}
+    assert [len(share) for share in shares] == [2 * accumulate] * world
+    turns = [batch for turn in zip(*shares, strict=True) for batch in turn]
+    whole = list(stream(cfg, accumulate=1).batches(0, 2))
+    assert list(digests(turns).items()) == list(digests(whole).items())
+
+
+@pytest.mark.parametrize(
+    ("accumulate", "needs"), [(1, "12 (3 ranks x data.lane=4)"), (2, "24 (3 ranks x optim.accumulate=2 x data.lane=4)")]
+)
+def test_a_batch_that_ranks_cannot_share_in_whole_lanes_is_refused(
+    photo_config: TrainConfig, accumulate: int, needs: str
+) -> None:
+    cfg = copy.deepcopy(photo_config)
+    cfg.data.batch_size, cfg.data.lane, cfg.optim.accumulate = 16, 4, accumulate
+    source = open_source(cfg.data, "train")
+    with pytest.raises(UserError, match=re.escape(f"data.batch_size=16: takes a multiple of {needs}")):
+        TrainStream(source, cfg, len(source.classes), CPU, rank=0, world=3)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 40])
+def test_ranks_evaluate_every_image_once(photo_config: TrainConfig, world: int) -> None:
+    source = open_source(photo_config.data, "val")
+    shares = [EvalStream(source, photo_config, CPU, rank=rank, world=world) for rank in range(world)]
+    batches = [list(share) for share in shares]
+    positions = sorted(p for share in batches for batch in share for p in batch.positions.tolist())
+    assert positions == list(range(len(source)))
+    assert {len(share) for share in shares} == {len(batches[0])}
+    assert all(len(batches[0]) - len(share) in (0, 1) for share in batches)
+
+
+def test_bad_images_of_ranks_are_counted_together() -> None:
+    a, b = BadRecord("a.jpg", "fish", "torn", 2), BadRecord("b.jpg", "tool", "empty", 1)
+    again = BadRecord("a.jpg", "fish", "torn", 3)
+    assert merge_records([[a], [b, again]]) == [BadRecord("a.jpg", "fish", "torn", 5), b]
+    assert (a.count, again.count) == (2, 3)
 
 
 def test_seed_epoch_and_position_all_matter(fashion_config: TrainConfig, digests: Digests) -> None:

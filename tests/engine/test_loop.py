@@ -237,7 +237,7 @@ def test_gradient_clipping_bounds_the_update(tmp_path: Path) -> None:
 def test_evaluation_restores_training_mode_and_takes_every_image(tmp_path: Path) -> None:
     trainer = toy_trainer(toy_config(), tmp_path)
     trainer.task.model.train()
-    metrics = evaluate(trainer.task, trainer.task.model, trainer.state.precision)
+    metrics = evaluate(trainer.task, trainer.task.model, trainer.state.precision, trainer.ranks)
     assert trainer.task.model.training
     assert metrics is not None
     assert metrics["images"] == 3 * 16

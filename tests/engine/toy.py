@@ -1,6 +1,6 @@
 """A task small enough to train in milliseconds: two blobs of points, a linear classifier, batches by position."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from vim_train.config.checks import peak_lr
 from vim_train.config.schema import TrainConfig
 from vim_train.engine.loop import Trainer
+from vim_train.engine.ranks import Ranks
 from vim_train.engine.schedule import Schedule
 from vim_train.engine.stopping import StopRequest
 
@@ -48,7 +49,7 @@ class ToyTask:
     def loss(self, model: nn.Module, batch: ToyBatch) -> Tensor:
         return nn.functional.cross_entropy(model(batch.images), batch.targets)
 
-    def eval_batches(self) -> Iterable[ToyBatch]:
+    def eval_batches(self) -> list[ToyBatch]:
         return [self._points(10_000 + i, 16) for i in range(3)]
 
     def eval_counts(self, model: nn.Module, batch: ToyBatch) -> Tensor:
@@ -116,4 +117,4 @@ def toy_trainer(cfg: TrainConfig, run_dir: Path, stop: StopRequest | None = None
     task = ToyTask(cfg)
     schedule = Schedule(cfg.schedule, peak_lr(cfg.optim, cfg.data.batch_size), task.steps_per_epoch)
     device = torch.device("cpu")
-    return Trainer(cfg, task, schedule, device, run_dir, {}, Recorder(), stop or StopRequest())
+    return Trainer(cfg, task, schedule, Ranks(device), run_dir, {}, Recorder(), stop or StopRequest())

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from vim_train.config.errors import UserError
+from vim_train.config.errors import LostRankError, QuietExit, UserError
 
 DONE = 0
 FAILED = 1
@@ -29,6 +29,8 @@ def guarded(program: str, debug: bool, work: Callable[[], int]) -> int:
     except BrokenPipeError:  # the reader of our output has left, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
+    except QuietExit as quiet:
+        return quiet.code
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -45,6 +47,8 @@ def _judge(error: Exception) -> tuple[int, str | None]:
     """Exit code and one line; no line for what nobody foresaw."""
     if isinstance(error, UserError):
         return USER_ERROR, str(error)
+    if isinstance(error, LostRankError):
+        return FAILED, f"rank {os.environ.get('RANK', '0')}: {error}"
     if type(error) is ValueError and _raised_by_library(error):
         return USER_ERROR, str(error)
     if type(error).__name__ == "OutOfMemoryError":

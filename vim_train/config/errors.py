@@ -3,3 +3,15 @@
 
 class UserError(Exception):
     """A mistake of the user's: one line that names what, where and what would be accepted. Exit code 2."""
+
+
+class LostRankError(Exception):
+    """Another process of the run has ended or does not answer."""
+
+
+class QuietExit(Exception):
+    """Leave with this exit code; another rank says why."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code

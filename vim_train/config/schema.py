@@ -340,6 +340,8 @@ class TrainConfig:
     """Order, augmentation, mixing, stochastic depth and initial weights are functions of it."""
     device: Device = Device.auto
     """auto: a GPU if there is one."""
+    gpus: int | None = None
+    """Processes to start on this machine, one a GPU (or sharing the cores); null: this one, or torchrun's."""
     determinism: Determinism = Determinism.relaxed
     """relaxed: same order and pixels every time; exact: also the same bits, with deterministic algorithms only."""
     debug: bool = False

@@ -1,9 +1,9 @@
 """Batches for training and evaluation."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 import torch
@@ -25,18 +25,28 @@ class TrainStream:
     """Training images by global step: a function of configuration and step, whatever came before and whoever loads.
 
     Step k holds the positions [i G, (i + 1) G) of epoch k // steps_per_epoch, where i = k % steps_per_epoch and
-    G = data.batch_size.
+    G = data.batch_size. Each of its optim.accumulate passes is divided evenly among the ranks.
 
     `cfg` has passed `config.checks.check_train`.
 
     Raises:
-        UserError: fewer images than a batch; later, an image cannot be decoded.
+        UserError: fewer images than a batch, or a batch that ranks cannot share; later, an image cannot be decoded.
         RuntimeError: later, a worker died or hangs.
     """
 
     def __init__(
-        self, source: Source, cfg: TrainConfig, num_classes: int, device: torch.device, *, timeout_s: float = TIMEOUT_S
+        self,
+        source: Source,
+        cfg: TrainConfig,
+        num_classes: int,
+        device: torch.device,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        timeout_s: float = TIMEOUT_S,
     ) -> None:
+        check_shares(cfg, world)
+        self._rank, self._world = rank, world
         if cfg.data.batch_size > len(source):
             raise UserError(
                 f"data.batch_size={cfg.data.batch_size} is more than the {len(source)} training images;"
@@ -90,16 +100,12 @@ class TrainStream:
         told, self._untold = self._untold, []
         return told
 
-    def state(self) -> dict[str, object]:
-        """What a checkpoint keeps, in plain containers: bad images. Order and draws need no state."""
-        return {"bad_images": [asdict(record) for record in self._bad.values()]}
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take up the counts that `state` returned."""
-        self._bad = {record["path"]: BadRecord(**record) for record in state["bad_images"]}
+    def load_bad_images(self, records: Iterable[BadRecord]) -> None:
+        """Go on counting from there. Order and draws need no state."""
+        self._bad = {record.path: record for record in records}
 
     def batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
-        """Micro-batches of the steps [first_step, last_step), optim.accumulate of them a step, in order of position."""
+        """The rank's micro-batches of the steps [first_step, last_step), optim.accumulate a step, by position."""
         self.close()
         self._pool = pool = Pool(
             self._fetch,
@@ -123,14 +129,14 @@ class TrainStream:
 
     def _requests(self, first_step: int, last_step: int) -> Iterator[Request]:
         data, spe = self._cfg.data, self.steps_per_epoch
-        micro = data.batch_size // self._cfg.optim.accumulate
+        micro = data.batch_size // (self._cfg.optim.accumulate * self._world)
         epoch, order = -1, np.empty(0, dtype=np.int64)
         for step in range(first_step, last_step):
             if step // spe != epoch:
                 epoch = step // spe
                 order = self._order(epoch)
             start = step % spe * data.batch_size
-            for first in range(start, start + data.batch_size, micro):
+            for first in range(start + self._rank * micro, start + data.batch_size, self._world * micro):
                 positions = np.arange(first, first + micro, dtype=np.int64)
                 yield Request(
                     epoch, positions, order[draw_index(positions, data.batch_size, data.lane) // data.repeats]
@@ -176,12 +182,23 @@ class TrainStream:
 class EvalStream:
     """Every image of `source` once an iteration, in order, in batches of data.eval_batch_size, the last one shorter.
 
+    Ranks take turns at the batches. The length is that of the largest share.
+
     Raises:
         UserError: while iterating, an image cannot be decoded.
         RuntimeError: while iterating, a worker died or hangs.
     """
 
-    def __init__(self, source: Source, cfg: TrainConfig, device: torch.device, *, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        source: Source,
+        cfg: TrainConfig,
+        device: torch.device,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
         self._source, self._device = source, device
         fetch = Fetch(
             source,
@@ -195,7 +212,8 @@ class EvalStream:
         self._normalize = Normalize(cfg.data.mean, cfg.data.std, device)
         size = cfg.data.eval_batch_size
         whole = np.arange(len(source), dtype=np.int64)
-        self._requests = [Request(0, whole[i : i + size], whole[i : i + size]) for i in range(0, len(source), size)]
+        every = [Request(0, whole[i : i + size], whole[i : i + size]) for i in range(0, len(source), size)]
+        self._requests, self._rounds = every[rank::world], -(-len(every) // world)
         self._pool = Pool(
             fetch,
             self._requests,
@@ -206,8 +224,8 @@ class EvalStream:
         )
 
     def __len__(self) -> int:
-        """Batches an iteration."""
-        return len(self._requests)
+        """Batches an iteration, of the first rank; later ones may have one fewer."""
+        return self._rounds
 
     def __iter__(self) -> Iterator[Batch]:
         for fetched in self._pool:
@@ -221,6 +239,30 @@ class EvalStream:
     def close(self) -> None:
         """End the workers."""
         self._pool.close()
+
+
+def merge_records(by_rank: Iterable[Iterable[BadRecord]]) -> list[BadRecord]:
+    """One record a path, the counts added up."""
+    merged: dict[str, BadRecord] = {}
+    for record in chain.from_iterable(by_rank):
+        before = merged.get(record.path)
+        merged[record.path] = record if before is None else replace(before, count=before.count + record.count)
+    return list(merged.values())
+
+
+def check_shares(cfg: TrainConfig, world: int) -> None:
+    """Refuse a batch that `world` ranks cannot share evenly, in whole lanes.
+
+    Raises:
+        UserError: what would be accepted.
+    """
+    passes, lane = cfg.optim.accumulate, cfg.data.lane
+    if cfg.data.batch_size % (passes * world * lane):
+        parts = f"{world} ranks" + (f" x optim.accumulate={passes}" if passes > 1 else "")
+        raise UserError(
+            f"data.batch_size={cfg.data.batch_size}: takes a multiple of {passes * world * lane}"
+            f" ({parts} x data.lane={lane})"
+        )
 
 
 def _mode(cfg: TrainConfig) -> Mode:

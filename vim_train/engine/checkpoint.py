@@ -241,13 +241,18 @@ def latest(run_dir: Path) -> Found | None:
     )
 
 
-def load(path: Path) -> Loaded:
+def load(path: Path, sha256: str | None = None) -> Loaded:
     """Read a checkpoint directory; what is returned is exactly what was verified.
+
+    Args:
+        sha256: of the manifest that is meant; another rank may see another file system.
 
     Raises:
         CheckpointError: not a checkpoint, or anything in it missing or different from what was written.
     """
     manifest = read_manifest(path)
+    if sha256 not in (None, manifest.sha256):
+        raise CheckpointError(path, "is not the one that rank 0 found")
     data = {name: read_file(path, manifest, name) for name in manifest.files}
     try:
         model = read_weights(data[MODEL])

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from signal import Signals
 from typing import Any, Generic
 
 import torch
@@ -17,6 +18,7 @@ from vim_train.engine.evaluation import evaluate
 from vim_train.engine.meter import Meter, memory_mb
 from vim_train.engine.optim import create_optimizer, set_lr
 from vim_train.engine.precision import set_precision
+from vim_train.engine.ranks import Ranks
 from vim_train.engine.reporter import Reporter
 from vim_train.engine.schedule import Schedule
 from vim_train.engine.state import DivergedError, TrainState, Window, create_ema, global_norm
@@ -34,7 +36,7 @@ class Trainer(Generic[B]):
     cfg: TrainConfig
     task: Task[B]
     schedule: Schedule
-    device: torch.device
+    ranks: Ranks
     run_dir: Path
     meta: dict[str, Any]
     report: Reporter
@@ -42,6 +44,8 @@ class Trainer(Generic[B]):
 
     def __post_init__(self) -> None:
         cfg, model = self.cfg, self.task.model
+        self.device = self.ranks.device
+        self.parallel = self.ranks.wrap(model)
         self.state = TrainState(
             model,
             create_optimizer(model, cfg.optim, self.schedule.peak),
@@ -89,34 +93,33 @@ class Trainer(Generic[B]):
 
             meter.update(images, self.task.data_wait())
             self.report.progress(counters.step, loss, lr, meter.images_per_s, meter.data_wait, memory_mb(self.device))
-            for note in self.task.notes():
-                self.report.event(counters.step, note)
             if due("log"):
                 self._log(lr, meter)
             meter.pause()
             improved = due("eval") and self._evaluate()
-            stopping = self.stop.caught is not None
+            stopping = self._stop_asked()
             if due("save") or improved or stopping:
                 self._save(improved)
             meter.resume()
         return self.last_metrics
 
     def _step(self, batches: Iterator[B], lr: float) -> tuple[float, int]:
-        """Forward, backward and update over one global batch; returns loss and images."""
+        """Forward, backward and update over one global batch; returns its loss and images."""
         optim, state, scaler = self.cfg.optim, self.state, self.state.precision.scaler
         total_loss = torch.zeros((), device=self.device)
         images = 0
-        for _ in range(optim.accumulate):
+        for part in range(optim.accumulate):
             batch = next(batches)
-            with state.precision.autocast():
-                loss = self.task.loss(state.model, batch) / optim.accumulate
-            scaler.scale(loss).backward()
+            with self.ranks.unshared(self.parallel, part < optim.accumulate - 1):
+                with state.precision.autocast():
+                    loss = self.task.loss(self.parallel, batch) / optim.accumulate
+                scaler.scale(loss).backward()
             total_loss += loss.detach()
-            images += len(batch.images)
+            images += len(batch.images) * self.ranks.world
 
         scaler.unscale_(state.optimizer)
         norm = global_norm(self.parameters)
-        loss_value, norm_value = self._read(total_loss, norm)  # the step's only host synchronisation
+        loss_value, norm_value = self._read(self.ranks.mean(total_loss), norm)  # the only host synchronisation
         if self._finite(loss_value, norm_value):
             if optim.grad_clip_norm is not None:
                 torch.nn.utils.clip_grads_with_norm_(self.parameters, optim.grad_clip_norm, norm)
@@ -162,7 +165,20 @@ class Trainer(Generic[B]):
         self.report.event(step, f"update skipped: {text}", skipped=counters.skipped)
         return False
 
+    def _tell_notes(self) -> None:
+        for notes in self.ranks.gather(self.task.notes()):
+            for note in notes:
+                self.report.event(self.state.counters.step, note)
+
+    def _stop_asked(self) -> bool:
+        """Whether a signal has asked any rank to stop; then all have been."""
+        number = self.ranks.largest(self.stop.caught or 0)
+        if number:
+            self.stop.caught = Signals(number)
+        return number != 0
+
     def _log(self, lr: float, meter: Meter) -> None:
+        self._tell_notes()
         speed = {"train/images_per_s": meter.images_per_s, "train/data_wait": meter.data_wait}
         metrics = {**self.state.window.means(), "train/lr": lr, **speed}
         self.report.train(self.state.counters.step, self._epoch(), metrics)
@@ -175,7 +191,7 @@ class Trainer(Generic[B]):
         metrics: dict[str, float] = {}
         models = {"eval": state.model} | ({} if state.ema is None else {"ema": state.ema.module})
         for prefix, model in models.items():
-            found = evaluate(self.task, model, state.precision, lambda: self.stop.caught is not None)
+            found = evaluate(self.task, model, state.precision, self.ranks, self._stop_asked)
             if found is None:
                 return False
             metrics |= {f"{prefix}/{name}": value for name, value in found.items()}
@@ -196,18 +212,27 @@ class Trainer(Generic[B]):
         """
         counters, cfg = self.state.counters, self.cfg
         self.report.phase("saving")
+        self._tell_notes()
         model, ema = self.state.weights()
         state = self.state.rest() | {"report": self.report.state(), "task": self.task.state()}
         meta = self.meta | {"epoch": self._epoch(), "metrics": self.last_metrics}
-        try:
-            checkpoint.save(
-                self.run_dir, counters.step, model=model, ema=ema, state=state, meta=meta,
-                keep=cfg.checkpoint.keep, best=best,
-            )  # fmt: skip
-        except CheckpointError as error:
-            if counters.step == self.total_steps or self.stop.caught is not None:
-                raise
-            self.report.event(counters.step, str(error))
+
+        def failure() -> tuple[Path, str] | None:
+            try:
+                checkpoint.save(
+                    self.run_dir, counters.step, model=model, ema=ema, state=state, meta=meta,
+                    keep=cfg.checkpoint.keep, best=best,
+                )  # fmt: skip
+            except CheckpointError as error:
+                return error.path, error.reason
+            return None
+
+        if (found := self.ranks.once(failure)) is None:
+            return
+        error = CheckpointError(*found)
+        if counters.step == self.total_steps or self.stop.caught is not None:
+            raise error
+        self.report.event(counters.step, str(error))
 
     def _epoch(self) -> int:
         return self.state.counters.step // self.schedule.steps_per_epoch

@@ -23,6 +23,7 @@ CONFIG, SUMMARY = "config.yaml", "summary.json"
 FREE_KEYS = (
     "run",
     "debug",
+    "gpus",
     "logger",
     "data.workers",
     "data.bad_images",

@@ -9,16 +9,18 @@ from vim_train.config.errors import UserError
 from vim_train.config.schema import Backend, Determinism, Device, OpsConfig
 
 
-def choose_device(wanted: Device) -> torch.device:
-    """The GPU if there is one and it is not ruled out.
+def choose_device(wanted: Device, index: int = 0) -> torch.device:
+    """The GPU of that number if there are GPUs and they are not ruled out.
 
     Raises:
-        UserError: `device=cuda` without a usable GPU.
+        UserError: `device=cuda` without a usable GPU, or fewer GPUs.
     """
     if wanted is Device.cpu:
         return torch.device("cpu")
     if torch.cuda.is_available():
-        return torch.device("cuda", 0)
+        if index >= (count := torch.cuda.device_count()):
+            raise UserError(f"process {index} of this machine has no GPU: torch sees {count}; start {count} at most")
+        return torch.device("cuda", index)
     if wanted is Device.cuda:
         raise UserError("device=cuda: torch sees no usable GPU here; take device=auto or device=cpu")
     return torch.device("cpu")

@@ -1,6 +1,6 @@
 """What the loop needs of a task, and nothing more."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
 from torch import Tensor, nn
@@ -15,13 +15,21 @@ class Batch(Protocol):
 
 
 B = TypeVar("B", bound=Batch)
+B_co = TypeVar("B_co", bound=Batch, covariant=True)
+
+
+class EvalBatches(Protocol[B_co]):
+    """A rank's share of the validation batches; the length is that of the largest share."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[B_co]: ...
 
 
 class Metrics(Protocol[B]):
     """How a model is evaluated."""
 
-    def eval_batches(self) -> Iterable[B]:
-        """Every validation image exactly once."""
+    def eval_batches(self) -> "EvalBatches[B]":
+        """Every validation image exactly once, over all ranks."""
 
     def eval_counts(self, model: nn.Module, batch: B) -> Tensor:
         """Sums over the batch, (K,) float64: they are added up over batches, then given to `eval_metrics`."""

@@ -1,6 +1,7 @@
 """Image classification: one label an image, or a mixture of two."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -10,11 +11,12 @@ from torch import Tensor, nn
 
 from vim_train.config.errors import UserError
 from vim_train.config.schema import Loss, TrainConfig
-from vim_train.data.batch import Batch
+from vim_train.data.batch import BadRecord, Batch
 from vim_train.data.images import open_images
 from vim_train.data.order import Stream, key, uniform
 from vim_train.data.sources import Source
-from vim_train.data.stream import EvalStream, TrainStream
+from vim_train.data.stream import EvalStream, TrainStream, merge_records
+from vim_train.engine.ranks import Ranks
 from vim_train.models.vim import Vim
 from vim_train.tasks.build import build_model
 
@@ -26,10 +28,10 @@ class Validation:
         UserError: data that the configuration does not fit.
     """
 
-    def __init__(self, cfg: TrainConfig, device: torch.device) -> None:
+    def __init__(self, cfg: TrainConfig, ranks: Ranks) -> None:
         self.val_source: Source = open_images(cfg.data, "val")
         self.classes = self.val_source.classes
-        self._eval_stream = EvalStream(self.val_source, cfg, device)
+        self._eval_stream = EvalStream(self.val_source, cfg, ranks.device, rank=ranks.rank, world=ranks.world)
 
     def eval_batches(self) -> EvalStream:
         return self._eval_stream
@@ -58,18 +60,21 @@ class Classification(Validation):
 
     headline = "top1"
 
-    def __init__(self, cfg: TrainConfig, device: torch.device) -> None:
-        self.cfg, self.device = cfg, device
+    def __init__(self, cfg: TrainConfig, ranks: Ranks) -> None:
+        self.cfg, self.ranks, self.device = cfg, ranks, ranks.device
         self.train_source: Source = open_images(cfg.data, "train")
         if len(self.train_source.classes) < 2:
             only = self.train_source.classes[0]
             raise UserError(
                 f"data.root={cfg.data.root}: all images are of one class, {only}; training takes two or more"
             )
-        self.train_stream = TrainStream(self.train_source, cfg, len(self.train_source.classes), device)
+        classes = len(self.train_source.classes)
+        self.train_stream = TrainStream(
+            self.train_source, cfg, classes, self.device, rank=ranks.rank, world=ranks.world
+        )
         self.steps_per_epoch = self.train_stream.steps_per_epoch
-        super().__init__(cfg, device)
-        self.model: nn.Module = build_model(cfg, len(self.classes)).to(device)
+        super().__init__(cfg, ranks)
+        self.model: nn.Module = build_model(cfg, len(self.classes)).to(self.device)
         self.criterion = _criterion(cfg.task.loss)
 
     def train_batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
@@ -92,11 +97,16 @@ class Classification(Validation):
             f"replaced {bad.path} (class {bad.class_name}): {bad.reason}" for bad in self.train_stream.new_bad_images()
         ]
 
+    def bad_images(self) -> list[BadRecord]:
+        """Of all ranks; all have to ask."""
+        return merge_records(self.ranks.gather(self.train_stream.bad_images))
+
     def state(self) -> dict[str, object]:
-        return self.train_stream.state()
+        return {"bad_images": [asdict(record) for record in self.bad_images()]}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        self.train_stream.load_state(state)
+        if self.ranks.first:  # or they would be counted once a rank
+            self.train_stream.load_bad_images(BadRecord(**record) for record in state["bad_images"])
 
     def data_wait(self) -> float:
         return self.train_stream.wait_s

@@ -18,6 +18,7 @@ from vim_train.engine.checkpoint import NoEmaError, load_weights
 from vim_train.engine.evaluation import evaluate as evaluate_model
 from vim_train.engine.manifest import EMA
 from vim_train.engine.precision import set_precision
+from vim_train.engine.ranks import Ranks
 from vim_train.engine.setup import choose_device, configure_torch
 from vim_train.tasks.build import build_model
 from vim_train.tasks.classification import Validation
@@ -33,7 +34,7 @@ def evaluate(command: EvalCommand, plain: Plain) -> int:
     cfg = run_config(command)
     device = choose_device(command.device)
     configure_torch(command.ops, cfg.determinism, device)
-    validation = Validation(cfg, device)
+    validation = Validation(cfg, Ranks(device))
     precision = set_precision(command.precision.amp, device)
     model = build_model(cfg, len(validation.classes)).to(device)
     rows: dict[str, dict[str, float]] = {}
@@ -42,7 +43,7 @@ def evaluate(command: EvalCommand, plain: Plain) -> int:
         for which in _wanted(command):
             name: Literal["ema", "model"] = "ema" if which is Weights.ema else "model"
             meta = load_into(model, command.checkpoint, name, partial(_check_classes, classes=validation.classes))
-            rows[which.value] = evaluate_model(validation, model, precision) or {}
+            rows[which.value] = evaluate_model(validation, model, precision, Ranks(device)) or {}
     finally:
         validation.close()
     images = len(validation.val_source)

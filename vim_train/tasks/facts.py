@@ -24,11 +24,11 @@ def provenance(cfg: TrainConfig, task: Classification, schedule: Schedule, run_d
         "vim-train": __version__ + _commit(),
         "torch": f"{torch.__version__}, timm {metadata.version('timm')}, Pillow {metadata.version('pillow')}",
         "scan": scan_line(task.device),
-        "device": device_line(task.device),
+        "device": device_line(task.device, task.ranks.world),
         "data": f"{_source_line(task, data)}: {counts}, {data.img_size} px, data.workers={data.workers}",
         "pixels": pixel_status(),
         "model": f"{cfg.model.name}, {parameters:,} parameters",
-        "batch": _batch_line(cfg),
+        "batch": _batch_line(cfg, task.ranks.world),
         "lr": _lr_line(cfg, schedule),
         "steps": f"{schedule.total_steps:,} = {cfg.schedule.epochs} epochs of {task.steps_per_epoch:,}",
         "precision": f"{cfg.precision.amp.value}, seed {cfg.seed}, {cfg.determinism.value}",
@@ -56,18 +56,19 @@ def scan_line(device: torch.device) -> str:
     return line
 
 
-def device_line(device: torch.device) -> str:
+def device_line(device: torch.device, world: int) -> str:
+    times = f"{world} x " if world > 1 else ""
     if device.type == "cuda":
         count = torch.cuda.device_count()
-        return torch.cuda.get_device_name(device) + (
-            f", one of {count}: this release trains on one" if count > 1 else ""
-        )
-    return f"cpu ({_cpu_name()}), {torch.get_num_threads()} threads"
+        idle = f", one of {count}: gpus={count} trains on all" if count > 1 and world == 1 else ""
+        return f"{times}{torch.cuda.get_device_name(device)}{idle}"
+    return f"{times}cpu ({_cpu_name()}), {torch.get_num_threads()} threads"
 
 
-def _batch_line(cfg: TrainConfig) -> str:
-    batch, parts = cfg.data.batch_size, cfg.optim.accumulate
-    return str(batch) if parts == 1 else f"{batch} = {parts} passes of {batch // parts}"
+def _batch_line(cfg: TrainConfig, world: int) -> str:
+    batch, passes = cfg.data.batch_size, cfg.optim.accumulate
+    factors = ([f"{world} ranks"] if world > 1 else []) + ([f"{passes} passes"] if passes > 1 else [])
+    return f"{batch} = {' x '.join(factors)} of {batch // (world * passes)}" if factors else str(batch)
 
 
 def _lr_line(cfg: TrainConfig, schedule: Schedule) -> str:

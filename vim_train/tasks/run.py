@@ -1,29 +1,34 @@
 """A whole run: set up, build, take up an earlier checkpoint, train, leave with an exit code."""
 
-import os
 import shlex
 import shutil
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 
 from vim_train.config.checks import peak_lr
 from vim_train.config.compose import Plain
 from vim_train.config.errors import UserError
 from vim_train.config.schema import Resume, TrainConfig
+from vim_train.data.batch import Batch
 from vim_train.data.sources.classes import difference
 from vim_train.engine import checkpoint
-from vim_train.engine.checkpoint import CheckpointError
+from vim_train.engine.checkpoint import CheckpointError, Found
+from vim_train.engine.launch import launch, launched
 from vim_train.engine.loop import Trainer
+from vim_train.engine.ranks import Ranks, join_ranks
 from vim_train.engine.rundir import Run, open_run
 from vim_train.engine.schedule import Schedule
-from vim_train.engine.setup import choose_device, configure_torch
+from vim_train.engine.setup import configure_torch
 from vim_train.engine.state import DivergedError
 from vim_train.engine.stopping import StopRequest, stop_on_signals
-from vim_train.report.report import Report, open_report
+from vim_train.report.report import NullReport, Report, open_report
 from vim_train.report.summary import versions
 from vim_train.tasks.classification import Classification
 from vim_train.tasks.facts import provenance
@@ -35,44 +40,77 @@ DIVERGED, FAILED = 3, 1
 def train(cfg: TrainConfig, plain: Plain) -> int:
     """Train, from the newest checkpoint where the run has one; returns the exit code.
 
+    With `gpus` above 1 this process only starts and watches those that do.
+
     Raises:
         UserError: anything the user can put right; nothing has been trained then.
+        LostRankError: another rank has ended or does not answer.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("WORLD_SIZE is above 1: this release trains in one process; start vim-train without torchrun")
-    device = choose_device(cfg.device)
-    configure_torch(cfg.ops, cfg.determinism, device)
-    task = Classification(cfg, device)
-    schedule = Schedule(cfg.schedule, peak_lr(cfg.optim, cfg.data.batch_size), task.steps_per_epoch)
-    with open_run(cfg.run.root, cfg.run.name, cfg.run.resume, plain) as run:
-        report = open_report(cfg, plain, run.path, run.resume_from.step if run.resume_from else None)
-        try:
-            with stop_on_signals() as stop:
-                return _train(cfg, task, schedule, run, report, stop)
-        finally:
-            report.close()
-            task.close()
+    if cfg.gpus is not None and not launched():
+        return launch(cfg.gpus, cfg.device, _arguments(cfg))
+    with join_ranks(cfg.device) as ranks:
+        # The first looks through the images, the others find the index it has left.
+        built = ranks.together(lambda: _build(cfg, ranks) if ranks.first else None)
+        task, schedule = ranks.together(lambda: built or _build(cfg, ranks))
+        with ExitStack() as stack:
+            stack.callback(task.close)
+            run = ranks.together(lambda: _open(cfg, plain, stack) if ranks.first else None)
+            place = ranks.once(lambda: (run.path, run.resume_from) if run else None)
+            assert place is not None
+            notes = run.notes if run else []
+            report: Report = NullReport()
+            if ranks.first:
+                report = open_report(cfg, plain, place[0], place[1].step if place[1] else None)
+            stack.callback(report.close)
+            stop = stack.enter_context(stop_on_signals())
+            return _train(cfg, task, schedule, Opened(*place, notes), report, stop, ranks)
+
+
+def _arguments(cfg: TrainConfig) -> list[str]:
+    """The command line again; of a sweep, that of the job."""
+    if HydraConfig.get().mode is RunMode.MULTIRUN:
+        return [*HydraConfig.get().overrides.task, f"run.name={cfg.run.name}"]
+    return sys.argv[1:]
+
+
+class Opened(NamedTuple):
+    """A run directory as all ranks know it; only the first has notes."""
+
+    path: Path
+    resume_from: Found | None
+    notes: list[str]
+
+
+def _build(cfg: TrainConfig, ranks: Ranks) -> tuple[Classification, Schedule]:
+    configure_torch(cfg.ops, cfg.determinism, ranks.device)
+    task = Classification(cfg, ranks)
+    return task, Schedule(cfg.schedule, peak_lr(cfg.optim, cfg.data.batch_size), task.steps_per_epoch)
+
+
+def _open(cfg: TrainConfig, plain: Plain, stack: ExitStack) -> Run:
+    return stack.enter_context(open_run(cfg.run.root, cfg.run.name, cfg.run.resume, plain))
 
 
 def _train(
-    cfg: TrainConfig, task: Classification, schedule: Schedule, run: Run, report: Report, stop: StopRequest
+    cfg: TrainConfig,
+    task: Classification,
+    schedule: Schedule,
+    run: Opened,
+    report: Report,
+    stop: StopRequest,
+    ranks: Ranks,
 ) -> int:
     report.start(provenance(cfg, task, schedule, run.path))
-    if run.resume_from is None and cfg.model.checkpoint is not None:
-        meta = load_into(task.model, cfg.model.checkpoint)
-        run.notes.append(f"starts from the weights of {meta['path']}")
+    notes = run.notes + ranks.together(lambda: _start_weights(cfg, run, task))
     meta = {
         "config": _identity(cfg),
         "classes": task.classes,
         "fingerprint": task.train_stream.fingerprint(),
         "versions": versions(),
     }
-    trainer = Trainer(cfg, task, schedule, task.device, run.path, meta, report, stop)
-    if run.resume_from is not None:
-        loaded = checkpoint.load(run.resume_from.path)
-        run.notes += _check_same_data(loaded.meta, meta, cfg.run.resume) + _other_versions(loaded.meta, meta)
-        trainer.restore(loaded)
-    for note in run.notes:
+    trainer = Trainer(cfg, task, schedule, ranks, run.path, meta, report, stop)
+    notes += ranks.together(lambda: _resume(cfg, run, trainer))
+    for note in notes:
         report.event(trainer.state.counters.step, note)
     try:
         trainer.train()
@@ -90,10 +128,27 @@ def _train(
             " the same command goes on from there",
         )
         return stop.exit_code
-    bad = [asdict(record) for record in task.train_stream.bad_images]
+    bad = [asdict(record) for record in task.bad_images()]
     counts = {"skipped_updates": counters.skipped, "fp16_overflows": counters.overflows}
     report.finish({"finished": True, **counts, "bad_images": bad}, _next(cfg, run.path))
     return 0
+
+
+def _start_weights(cfg: TrainConfig, run: Opened, task: Classification) -> list[str]:
+    """Load what a new run is to start from; returns notes for the user."""
+    if run.resume_from is not None or cfg.model.checkpoint is None:
+        return []
+    return [f"starts from the weights of {load_into(task.model, cfg.model.checkpoint)['path']}"]
+
+
+def _resume(cfg: TrainConfig, run: Opened, trainer: Trainer[Batch]) -> list[str]:
+    """Take up the checkpoint, where there is one; returns notes for the user."""
+    if run.resume_from is None:
+        return []
+    loaded = checkpoint.load(run.resume_from.path, run.resume_from.sha256)
+    notes = _check_same_data(loaded.meta, trainer.meta, cfg.run.resume) + _other_versions(loaded.meta, trainer.meta)
+    trainer.restore(loaded)
+    return notes
 
 
 def _identity(cfg: TrainConfig) -> dict[str, object]:

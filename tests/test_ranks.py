@@ -1,0 +1,124 @@
+"""Runs of several ranks, as real processes over gloo: the same training, and nobody left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from processes import arguments, finish, metrics, numbers, start, wait_for_step, weights
+
+pytestmark = pytest.mark.slow
+
+TWO = ("gpus=2", "device=cpu", "optim.accumulate=1")
+
+
+def test_two_ranks_train_as_one_with_two_passes(tmp_path: Path, photos: Path) -> None:
+    """The same images in the same order with the same draws: losses and gradients differ by rounding alone."""
+    short = ("schedule.epochs=3", "eval.every=1ep", "data.eval_batch_size=3")
+    one, two = tmp_path / "one", tmp_path / "two"
+    for root, more in ((one, ()), (two, TWO)):
+        code, output = finish(start("train", *arguments(root, photos, *short, *more)))
+        assert code == 0, output
+    assert output.count("done in") == 1  # one voice
+    a, b = numbers(one / "test"), numbers(two / "test")
+    assert [(line["kind"], line["step"]) for line in a] == [(line["kind"], line["step"]) for line in b]
+    for left, right in zip(a, b, strict=True):
+        for name in left.keys() - {"kind", "step", "epoch"}:
+            assert right[name] == pytest.approx(left[name], rel=2e-3, abs=1e-4), (left["step"], name)
+    seen = [json.loads((root / "test" / "summary.json").read_text())["images_seen"] for root in (one, two)]
+    assert seen[0] == seen[1]
+
+
+def test_stopped_on_two_ranks_and_going_on_alone(tmp_path: Path, photos: Path) -> None:
+    args = arguments(tmp_path, photos, "schedule.epochs=8", *TWO)
+    process = start("train", *args)
+    wait_for_step(tmp_path / "test", 6, process)
+    workers = children(process.pid)
+    assert len(workers) == 2
+    process.send_signal(signal.SIGUSR1)
+    code, output = finish(process)
+    assert code == 143, output
+    assert output.count("SIGUSR1: saved at step") == 1
+    assert "Traceback" not in output
+    assert gone(workers)
+    code, output = finish(start("train", *args, "gpus=null"))
+    assert code == 0, output
+    assert "goes on from step" in output
+    steps = [line["step"] for line in metrics(tmp_path / "test") if line["kind"] == "train"]
+    assert steps == sorted(set(steps))
+    assert weights(tmp_path / "test")
+
+
+def test_a_killed_rank_ends_the_run_and_is_named(tmp_path: Path, photos: Path) -> None:
+    process = start("train", *arguments(tmp_path, photos, "schedule.epochs=200", *TWO))
+    wait_for_step(tmp_path / "test", 6, process)
+    workers = children(process.pid)
+    os.kill(next(pid for pid in workers if rank_of(pid) == "1"), signal.SIGKILL)
+    killed = time.monotonic()
+    code, output = finish(process)
+    assert code == 128 + signal.SIGKILL, output
+    assert time.monotonic() - killed < 20
+    assert "vim-train: rank 1 was killed by SIGKILL; the others end" in output
+    assert "Traceback" not in output
+    assert gone(workers)
+
+
+def test_ranks_end_with_their_launcher(tmp_path: Path, photos: Path) -> None:
+    process = start("train", *arguments(tmp_path, photos, "schedule.epochs=200", *TWO))
+    wait_for_step(tmp_path / "test", 3, process)
+    workers = children(process.pid)
+    process.kill()
+    finish(process)
+    assert gone(workers)
+
+
+def test_a_mistake_is_one_line_of_one_rank(tmp_path: Path, photos: Path) -> None:
+    for more, words in (
+        (("data.lane=8",), "data.batch_size=8: takes a multiple of 16 (2 ranks x data.lane=8)"),
+        (("run.resume=must",), "run.resume=must: no unfinished run"),
+        ((f"model.checkpoint={photos}",), str(photos)),
+    ):
+        code, output = finish(start("train", *arguments(tmp_path, photos, *TWO, *more)))
+        assert code == 2, output
+        assert [line for line in output.splitlines() if line.startswith("vim-train: ")] == output.splitlines()[-1:]
+        assert words in output.splitlines()[-1]
+        assert "Traceback" not in output
+
+
+def test_torchrun_starts_the_same_run(tmp_path: Path, photos: Path) -> None:
+    args = arguments(tmp_path, photos, "schedule.epochs=2", "device=cpu", "optim.accumulate=1")
+    command = ["torchrun", "--standalone", "--nproc-per-node=2", "-m", "vim_train.cli.train", *args]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "test" / "summary.json").read_text())["finished"] is True
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def rank_of(pid: int) -> str:
+    settings = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return next(item.removeprefix(b"RANK=").decode() for item in settings if item.startswith(b"RANK="))
+
+
+def gone(pids: list[int]) -> bool:
+    """Whether the processes are, or soon will be, no more."""
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}").exists() and "State:\tZ" not in status(pid) for pid in pids):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def status(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return "State:\tZ"

@@ -1,0 +1,117 @@
+"""`gpus=N`: starts a process a GPU on this machine, passes signals on, and ends all when one ends badly.
+
+What torchrun does on one machine, with exit codes that say what happened and no worker left behind.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+import torch
+import torch.distributed as dist
+
+from vim_train.config.errors import UserError
+from vim_train.config.schema import Device
+
+GRACE_S = 30.0
+"""How long the others have to end by themselves when one has ended badly."""
+
+_HOST = "127.0.0.1"
+_POLL_S = 0.05
+
+
+def launched() -> bool:
+    """Whether this process is one that a launcher started."""
+    return "RANK" in os.environ
+
+
+def launch(count: int, device: Device, arguments: Sequence[str]) -> int:
+    """Run `vim-train arguments` in `count` processes; returns the exit code of the first that ended badly, or 0.
+
+    A process that a signal killed counts as 128 + its number, as in a shell.
+
+    Raises:
+        UserError: fewer GPUs here.
+    """
+    gpus = torch.cuda.device_count()
+    if device is not Device.cpu and torch.cuda.is_available() and count > gpus:
+        raise UserError(f"gpus={count}: takes up to {gpus}, the GPUs that torch sees here")
+    store = dist.TCPStore(_HOST, 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
+    processes = [_start(rank, count, store.port, arguments) for rank in range(count)]
+    with _passing_signals_on(processes):
+        return _watch(processes)
+
+
+def _start(rank: int, count: int, port: int, arguments: Sequence[str]) -> "subprocess.Popen[bytes]":
+    place = {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": count,
+        "LOCAL_WORLD_SIZE": count,
+        "MASTER_ADDR": _HOST,
+        "MASTER_PORT": port,
+        "TORCHELASTIC_USE_AGENT_STORE": True,  # rank 0 need not open one: ours is there
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "vim_train.cli.train", *arguments],
+        env={**_threads(count), **os.environ, **{name: str(value) for name, value in place.items()}},
+        start_new_session=True,  # Ctrl-C reaches them through us, once
+    )
+
+
+def _threads(count: int) -> Mapping[str, str]:
+    """Share the cores, unless the environment says otherwise."""
+    return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // count))}
+
+
+@contextmanager
+def _passing_signals_on(processes: "list[subprocess.Popen[bytes]]") -> Iterator[None]:
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    if before[signal.SIGHUP] is signal.SIG_IGN:
+        del before[signal.SIGHUP]
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        _send(processes, number)
+
+    for number in before:
+        signal.signal(number, pass_on)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _watch(processes: "list[subprocess.Popen[bytes]]") -> int:
+    """Wait for all; when one ends badly, say so and end the others."""
+    code, deadline = 0, float("inf")
+    running = dict(enumerate(processes))
+    while running:
+        for rank, process in list(running.items()):
+            ended = process.poll()
+            if ended is None:
+                continue
+            del running[rank]
+            if ended != 0 and code == 0:
+                code = 128 - ended if ended < 0 else ended
+                deadline = time.monotonic() + GRACE_S
+                if ended < 0:
+                    name = signal.Signals(-ended).name
+                    print(f"vim-train: rank {rank} was killed by {name}; the others end", file=sys.stderr, flush=True)
+                    _send(list(running.values()), signal.SIGTERM)
+        if time.monotonic() > deadline:
+            _send(list(running.values()), signal.SIGKILL)
+        time.sleep(_POLL_S)
+    return code
+
+
+def _send(processes: "list[subprocess.Popen[bytes]]", number: int) -> None:
+    for process in processes:
+        if process.poll() is None:
+            process.send_signal(number)

@@ -1,0 +1,173 @@
+"""The processes of a run: which of them this one is, and what they tell each other.
+
+A launcher names them through the environment, as torchrun does. Numbers on the CPU and objects go through gloo,
+gradients on a GPU through NCCL. Whatever a method returns is the same in all ranks.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from vim_train.config.errors import LostRankError, QuietExit, UserError
+from vim_train.config.schema import Device
+from vim_train.engine.setup import choose_device
+
+LIMIT = timedelta(minutes=10)
+"""How long a rank waits for the others before it takes them for lost."""
+
+USER_ERROR = 2
+
+_LOST = "another rank has ended or does not answer"
+_PR_SET_PDEATHSIG = 1
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those of the run. Alone, it has nothing to exchange."""
+
+    device: torch.device
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether it is the one that speaks and writes."""
+        return self.rank == 0
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean over ranks of a tensor on the compute device, in place."""
+        if self.world > 1:
+            _answered(lambda: dist.all_reduce(value))
+            value /= self.world
+        return value
+
+    def largest(self, number: int) -> int:
+        if self.world == 1:
+            return number
+        tensor = torch.tensor(number)
+        _answered(lambda: dist.all_reduce(tensor, dist.ReduceOp.MAX))
+        return int(tensor)
+
+    def gather(self, value: T) -> list[T]:
+        """Everyone's, by rank."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        _answered(lambda: dist.all_gather_object(values, value))
+        return values
+
+    def once(self, work: Callable[[], T]) -> T:
+        """What `work` returns in rank 0, where alone it runs."""
+        if self.world == 1:
+            return work()
+        told: list[Any] = [work() if self.first else None]
+        _answered(lambda: dist.broadcast_object_list(told))
+        result: T = told[0]
+        return result
+
+    def together(self, work: Callable[[], T]) -> T:
+        """What `work` returns here; where the user's mistake ends it in any rank, all leave and one of them says why.
+
+        Raises:
+            UserError: in the first of the ranks where it was raised.
+            QuietExit: in the others.
+        """
+        if self.world == 1:
+            return work()
+        result: T | None = None
+        error: UserError | None = None
+        try:
+            result = work()
+        except UserError as raised:
+            error = raised
+        failed = [rank for rank, text in enumerate(self.gather(error and str(error))) if text is not None]
+        if not failed:
+            return cast(T, result)
+        if error is not None and failed[0] == self.rank:
+            raise error
+        raise QuietExit(USER_ERROR)
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """`model`, whose gradients a backward pass averages over ranks."""
+        if self.world == 1:
+            return model
+        devices = [self.device] if self.device.type == "cuda" else None
+        return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True, static_graph=True)
+
+    @staticmethod
+    def unshared(model: nn.Module, wanted: bool) -> AbstractContextManager[None]:
+        """Leaves gradients to the rank, if `wanted`: a later backward pass averages their sums."""
+        return model.no_sync() if wanted and isinstance(model, DistributedDataParallel) else nullcontext()
+
+
+@contextmanager
+def join_ranks(wanted: Device) -> Iterator[Ranks]:
+    """This process's place, as the launcher has it; alone where there is none.
+
+    Raises:
+        UserError: more processes on this machine than GPUs, or a launcher's environment that is not whole.
+        LostRankError: the others do not come.
+    """
+    world = _number("WORLD_SIZE", 1)
+    if world == 1:
+        yield Ranks(choose_device(wanted))
+        return
+    rank, local = _number("RANK"), _number("LOCAL_RANK")
+    _end_with_the_launcher()
+    device = choose_device(wanted, local)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    _answered(lambda: dist.init_process_group(backend, rank=rank, world_size=world, timeout=LIMIT))
+    try:
+        yield Ranks(device, rank, world)
+    except RuntimeError as error:
+        if _lost(error):
+            raise LostRankError(_LOST) from error
+        raise
+    finally:
+        dist.destroy_process_group()
+
+
+def _number(name: str, default: int | None = None) -> int:
+    text = os.environ.get(name)
+    if text is None and default is not None:
+        return default
+    if text is None or not text.isdecimal():
+        raise UserError(f"{name}={text}: a launcher sets it to a whole number; start with gpus=N or torchrun")
+    return int(text)
+
+
+def _answered(exchange: Callable[[], Any]) -> None:
+    try:
+        exchange()
+    except RuntimeError as error:
+        raise LostRankError(_LOST) from error
+
+
+def _lost(error: RuntimeError) -> bool:
+    """Whether an exchange of gradients failed, as far as can be told: gloo raises plain RuntimeErrors."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
+
+
+def _end_with_the_launcher() -> None:
+    """Have Linux stop this process when its parent ends, however it ends."""
+    if sys.platform != "linux":
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGTERM)
