@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,42 @@ def test_stopped_on_two_ranks_and_going_on_alone(tmp_path: Path, photos: Path) -
     steps = [line["step"] for line in metrics(tmp_path / "test") if line["kind"] == "train"]
     assert steps == sorted(set(steps))
     assert weights(tmp_path / "test")
+
+
+@pytest.fixture
+def strict(tmp_path: Path, photos: Path) -> Callable[..., Path]:
+    def run(name: str, ranks: int, stop_at: int | None = None) -> Path:
+        keys = ("determinism=strict", "device=cpu", "data.lane=2", "schedule.epochs=6", "eval.every=1ep")
+        gpus = f"gpus={ranks}" if ranks > 1 else "gpus=null"
+        process = start("train", *arguments(tmp_path, photos, *keys, gpus, "optim.accumulate=1", f"run.name={name}"))
+        if stop_at is not None:
+            wait_for_step(tmp_path / name, stop_at, process)
+            process.terminate()
+        code, output = finish(process)
+        assert code == (0 if stop_at is None else 143), output
+        return tmp_path / name
+
+    return run
+
+
+def test_strict_gives_the_same_bits_on_any_number_of_ranks(strict: Callable[..., Path]) -> None:
+    """Also in a run that moves from 4 ranks to 2 and to 1."""
+    one, two = strict("one", 1), strict("two", 2)
+    for ranks, stop_at in ((4, 3), (2, 6), (1, None)):
+        moved = strict("moved", ranks, stop_at)
+    for other in (two, moved):
+        assert weights(other) == weights(one)
+        assert numbers(other) == numbers(one)
+
+
+@pytest.mark.full
+def test_strict_gives_the_same_bits_on_4_ranks(strict: Callable[..., Path]) -> None:
+    one, four = strict("one", 1), strict("four", 4)
+    for ranks, stop_at in ((4, 3), (2, 6), (1, 9), (4, None)):
+        moved = strict("moved", ranks, stop_at)
+    for other in (four, moved):
+        assert weights(other) == weights(one)
+        assert numbers(other) == numbers(one)
 
 
 def test_a_killed_rank_ends_the_run_and_is_named(tmp_path: Path, photos: Path) -> None:

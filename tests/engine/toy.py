@@ -20,6 +20,9 @@ class ToyBatch:
     images: Tensor
     targets: Tensor
 
+    def split(self, size: int) -> list["ToyBatch"]:
+        return [ToyBatch(x, t) for x, t in zip(self.images.split(size), self.targets.split(size), strict=True)]
+
 
 class ToyTask:
     headline = "top1"

@@ -22,6 +22,7 @@ class Resume(Enum):
 class Determinism(Enum):
     relaxed = "relaxed"
     exact = "exact"
+    strict = "strict"
 
 
 class Device(Enum):
@@ -343,7 +344,7 @@ class TrainConfig:
     gpus: int | None = None
     """Processes to start on this machine, one a GPU (or sharing the cores); null: this one, or torchrun's."""
     determinism: Determinism = Determinism.relaxed
-    """relaxed: same order and pixels every time; exact: also the same bits, with deterministic algorithms only."""
+    """relaxed: same order and pixels every time; exact: also the same bits; strict: with any number of ranks."""
     debug: bool = False
     """Show tracebacks instead of one-line errors."""
     run: RunConfig = field(default_factory=RunConfig)

@@ -21,6 +21,19 @@ class Batch:
     positions: NDArray[np.int64]
     """(n,) positions in the epoch."""
 
+    def split(self, size: int) -> list["Batch"]:
+        """Batches of that many images, in order."""
+        return [
+            Batch(
+                self.images[i : i + size],
+                self.targets[i : i + size],
+                self.labels[i : i + size],
+                self.epoch,
+                self.positions[i : i + size],
+            )
+            for i in range(0, len(self.images), size)
+        ]
+
 
 @dataclass
 class BadRecord:

@@ -1,6 +1,7 @@
 """Exact evaluation: integer counts over every image, whatever the batch size."""
 
 from collections.abc import Callable
+from itertools import zip_longest
 
 import torch
 from torch import nn
@@ -20,7 +21,7 @@ def evaluate(
     """Metrics of `model` over the validation set; None if `interrupted`, the same in all ranks, became true."""
     training = model.training
     model.eval()
-    total: torch.Tensor | None = None
+    counts: list[torch.Tensor] = []
     try:
         with torch.inference_mode(), precision.autocast():
             batches = metrics.eval_batches()
@@ -28,13 +29,13 @@ def evaluate(
             for _ in range(len(batches)):
                 batch = next(turns, None)
                 if batch is not None:
-                    counts = metrics.eval_counts(model, batch)
-                    total = counts if total is None else total + counts
+                    counts.append(metrics.eval_counts(model, batch))
                 if interrupted():
                     return None
     finally:
         model.train(training)
-    totals = [t for t in ranks.gather(None if total is None else total.cpu()) if t is not None]
-    if not totals:
+    shares = ranks.gather([each.cpu() for each in counts])
+    in_order = [each for turn in zip_longest(*shares) for each in turn if each is not None]  # as one rank meets them
+    if not in_order:
         raise ValueError("the validation set has no images")
-    return metrics.eval_metrics(torch.stack(totals).sum(0))
+    return metrics.eval_metrics(sum(in_order[1:], in_order[0]))

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from signal import Signals
 from typing import Any, Generic
@@ -11,10 +12,11 @@ import torch
 from torch import Tensor
 
 from vim_train.config.durations import to_steps
-from vim_train.config.schema import NonFinite, TrainConfig
+from vim_train.config.schema import Determinism, NonFinite, TrainConfig
 from vim_train.engine import checkpoint
 from vim_train.engine.checkpoint import CheckpointError
 from vim_train.engine.evaluation import evaluate
+from vim_train.engine.lanes import LaneLoss, strict_gradients
 from vim_train.engine.meter import Meter, memory_mb
 from vim_train.engine.optim import create_optimizer, set_lr
 from vim_train.engine.precision import set_precision
@@ -45,7 +47,8 @@ class Trainer(Generic[B]):
     def __post_init__(self) -> None:
         cfg, model = self.cfg, self.task.model
         self.device = self.ranks.device
-        self.parallel = self.ranks.wrap(model)
+        self.strict = cfg.determinism is Determinism.strict
+        self.parallel = model if self.strict else self.ranks.wrap(model)
         self.state = TrainState(
             model,
             create_optimizer(model, cfg.optim, self.schedule.peak),
@@ -106,20 +109,10 @@ class Trainer(Generic[B]):
     def _step(self, batches: Iterator[B], lr: float) -> tuple[float, int]:
         """Forward, backward and update over one global batch; returns its loss and images."""
         optim, state, scaler = self.cfg.optim, self.state, self.state.precision.scaler
-        total_loss = torch.zeros((), device=self.device)
-        images = 0
-        for part in range(optim.accumulate):
-            batch = next(batches)
-            with self.ranks.unshared(self.parallel, part < optim.accumulate - 1):
-                with state.precision.autocast():
-                    loss = self.task.loss(self.parallel, batch) / optim.accumulate
-                scaler.scale(loss).backward()
-            total_loss += loss.detach()
-            images += len(batch.images) * self.ranks.world
-
+        loss = self._strict_gradients(batches) if self.strict else self._gradients(batches)
         scaler.unscale_(state.optimizer)
         norm = global_norm(self.parameters)
-        loss_value, norm_value = self._read(self.ranks.mean(total_loss), norm)  # the only host synchronisation
+        loss_value, norm_value = self._read(loss, norm)  # the step's only host synchronisation
         if self._finite(loss_value, norm_value):
             if optim.grad_clip_norm is not None:
                 torch.nn.utils.clip_grads_with_norm_(self.parameters, optim.grad_clip_norm, norm)
@@ -129,7 +122,38 @@ class Trainer(Generic[B]):
             state.window.add(loss_value, norm_value)
         scaler.update()  # lowers the scale where `unscale_` met an overflow
         state.optimizer.zero_grad(set_to_none=True)
-        return loss_value, images
+        return loss_value, self.cfg.data.batch_size
+
+    def _gradients(self, batches: Iterator[B]) -> Tensor:
+        """Leave the global batch's gradients in the parameters; returns its loss."""
+        passes, state = self.cfg.optim.accumulate, self.state
+        total = torch.zeros((), device=self.device)
+        for part in range(passes):
+            batch = next(batches)
+            with self.ranks.unshared(self.parallel, part < passes - 1):
+                with state.precision.autocast():
+                    loss = self.task.loss(self.parallel, batch) / passes
+                state.precision.scaler.scale(loss).backward()
+            total += loss.detach()
+        return self.ranks.mean(total)
+
+    def _strict_gradients(self, batches: Iterator[B]) -> Tensor:
+        """The same, lane by lane and added up in the order of lanes."""
+        data, passes = self.cfg.data, self.cfg.optim.accumulate
+        share = data.batch_size // (passes * self.ranks.world * data.lane)  # lanes of a rank in a pass
+
+        def lanes() -> Iterator[tuple[int, LaneLoss]]:
+            for part in range(passes):
+                first = (part * self.ranks.world + self.ranks.rank) * share
+                for number, lane in enumerate(next(batches).split(data.lane), first):
+                    yield number, partial(self._lane_loss, lane)
+
+        return strict_gradients(self.parameters, lanes(), data.batch_size // data.lane, self.ranks)
+
+    def _lane_loss(self, lane: B) -> tuple[Tensor, Tensor]:
+        with self.state.precision.autocast():
+            loss = self.task.loss(self.parallel, lane)
+        return loss, self.state.precision.scaler.scale(loss)
 
     @staticmethod
     def _read(*scalars: Tensor) -> list[float]:

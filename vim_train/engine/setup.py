@@ -34,6 +34,8 @@ def configure_torch(cfg: OpsConfig, determinism: Determinism, device: torch.devi
     """
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
+    elif determinism is Determinism.strict:
+        torch.set_num_threads(1)  # sums over threads depend on their number, which launchers choose by that of ranks
     if cfg.backend is Backend.cuda and device.type != "cuda":
         raise UserError("ops.backend=cuda: torch sees no usable GPU here; take ops.backend=auto, cpu or reference")
     if cfg.backend is Backend.cpu and device.type != "cpu":
@@ -42,7 +44,7 @@ def configure_torch(cfg: OpsConfig, determinism: Determinism, device: torch.devi
         ops.set_backend(cfg.backend.value)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"ops.backend={cfg.backend.value}: {error}") from error
-    exact = determinism is Determinism.exact
+    exact = determinism is not Determinism.relaxed
     if exact:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(exact)

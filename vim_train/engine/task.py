@@ -1,9 +1,11 @@
 """What the loop needs of a task, and nothing more."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from torch import Tensor, nn
+
+Self = TypeVar("Self")
 
 
 class Batch(Protocol):
@@ -12,6 +14,9 @@ class Batch(Protocol):
     @property
     def images(self) -> Tensor:
         """(B, C, H, W) on the compute device."""
+
+    def split(self: Self, size: int) -> Sequence[Self]:
+        """Batches of that many images, in order."""
 
 
 B = TypeVar("B", bound=Batch)
