@@ -66,6 +66,10 @@ def test_a_mistake_in_eval_is_one_line(
         ("export data=folder out=x", "set data.root=..."),
         ("export out=x format=shard", "format=shard: takes folder or shards"),
         ("export out=x max_side=0", "max_side=0: takes a whole number from 1"),
+        (
+            "export data=fashion out=x shard_images=500",
+            "shard_images=500: goes with format=shards; format=folder writes a file an image",
+        ),
         ("index data.root=/nope", "data.root=/nope: no such folder"),
         ("verify hashes=/nope/file", "hashes=/nope/file: no such folder"),
     ],

@@ -19,6 +19,7 @@ from vim_train.config.schema import (
     Device,
     EvalCommand,
     ExportCommand,
+    ExportFormat,
     IndexCommand,
     OptimConfig,
     ScheduleConfig,
@@ -167,6 +168,9 @@ def check_export(cfg: ExportCommand) -> None:
     _check_data(cfg.data)
     if Path(cfg.out).is_file():
         raise UserError(f"out={cfg.out}: is a file; takes a folder, new or of the same export")
+    if cfg.format is ExportFormat.folder and cfg.shard_images != ExportCommand.shard_images:
+        goes = "goes with format=shards; format=folder writes a file an image"
+        raise UserError(f"shard_images={cfg.shard_images}: {goes}")
 
 
 def check_data_command(cfg: IndexCommand | VerifyCommand | CountCommand) -> None:

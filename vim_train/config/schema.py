@@ -417,7 +417,7 @@ class ExportCommand:
     max_side: int | None = None
     """Shrink images whose longer side has more pixels, as JPEG of quality 95; null: copy every file as it is."""
     shard_images: int = 10000
-    """Images a shard."""
+    """Images a shard, with format=shards."""
     debug: bool = False
     """Show tracebacks instead of one-line errors."""
     data: DataConfig = field(default_factory=DataConfig)
