@@ -131,7 +131,9 @@ def test_verify_lists_what_is_bad_and_leaves_with_1(
     monkeypatch.chdir(tmp_path)
     line = ["verify", f"data.root={photo_root}", "hashes=sums.txt"]
     assert data_command.main([*line, "data.workers=2"]) == 0
-    assert capsys.readouterr().out.endswith("35 images, 0 bad\nhashes written to sums.txt\n")
+    assert capsys.readouterr().out.endswith(
+        "35 images, 0 bad\nhashes written to sums.txt, by path: they fit this form of the data set, and no other\n"
+    )
     assert data_command.main(line) == 0
     assert capsys.readouterr().out.endswith("35 images, 0 bad\ncompared with sums.txt\n")
     cut, rotten = photo_root / "fish" / "fish28.jpg", photo_root / "tool" / "plier1.jpg"

@@ -2,6 +2,10 @@
 
 from pathlib import Path
 
+import pytest
+from forms import read_pictures, write_folders, write_shards
+
+from vim_train.config.errors import UserError
 from vim_train.config.schema import DataConfig, DataName
 from vim_train.data.verify import verify
 
@@ -19,3 +23,19 @@ def test_any_name_is_found_again(photo_root: Path, tmp_path: Path) -> None:
     (picture.parent / names[0]).write_bytes(changed)
     [fault] = verify(data, sums).faults
     assert fault.path.endswith(names[0])
+
+
+def test_hashes_of_another_form_are_refused_at_once(photos: Path, tmp_path: Path) -> None:
+    pictures, sums = read_pictures(photos, 32), tmp_path / "sums.txt"
+    write_folders(tmp_path / "folders", pictures)
+    write_shards(tmp_path / "shards", pictures)
+    folders, shards = (
+        DataConfig(name=DataName.folder, root=str(tmp_path / form), workers=0) for form in ("folders", "shards")
+    )
+    verify(folders, sums)
+    with pytest.raises(UserError) as caught:
+        verify(shards, sums)
+    assert str(caught.value) == (
+        f"hashes={sums}: knows none of the images of data.root={shards.root}: hashes go by path, so that each form of "
+        "a data set needs a file of its own; name a new one"
+    )

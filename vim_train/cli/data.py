@@ -40,7 +40,8 @@ def verify(cfg: VerifyCommand, plain: Plain) -> int:
         print(f"{fault.path}{f' (class {fault.class_name})' if fault.class_name else ''}: {fault.reason}")
     print(f"{verdict.images:,} images, {len(verdict.faults):,} bad")
     if hashes is not None:
-        print(f"{'compared with' if verdict.compared else 'hashes written to'} {hashes}")
+        by_path = ", by path: they fit this form of the data set, and no other"
+        print(f"compared with {hashes}" if verdict.compared else f"hashes written to {hashes}{by_path}")
     return FAILED if verdict.faults else DONE
 
 

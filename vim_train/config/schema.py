@@ -439,7 +439,7 @@ class VerifyCommand:
     """Everything `vim-data verify` can be told."""
 
     hashes: str | None = None
-    """File of hashes: written if it is not there, else every image is compared with it."""
+    """File of hashes by path, so one for each form: written if it is not there, else every image is compared."""
     debug: bool = False
     """Show tracebacks instead of one-line errors."""
     data: DataConfig = field(default_factory=DataConfig)

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,18 +48,22 @@ def verify(data: DataConfig, hashes: Path | None = None, progress: Progress | No
         progress: called with (images decoded, images in all).
 
     Raises:
-        UserError: the data set cannot be opened, or `hashes` is no such file or cannot be written.
+        UserError: the data set cannot be opened, or `hashes` is no such file, of other images, or cannot be written.
     """
     sources = {split: open_images(data, split) for split in _SPLITS}
     total = sum(len(source) for source in sources.values())
     before = _read_hashes(hashes) if hashes is not None and hashes.exists() else None
+    if before is not None and not any(name in before for name in _names(data, sources.values())):
+        where = f"data={data.name.value}" if data.root is None else f"data.root={data.root}"
+        why = "hashes go by path, so that each form of a data set needs a file of its own; name a new one"
+        raise UserError(f"hashes={hashes}: knows none of the images of {where}: {why}")
     now: dict[str, str] = {}
     faults: list[Fault] = []
     done = 0
     for source in sources.values():
         for index, digest, reason in _looked_at(source, max(data.workers, 1)):
             path, done = source.name(index), done + 1
-            below = os.path.relpath(path, data.root) if data.root is not None else path
+            below = _below(data, path)
             if digest is not None:
                 now[below] = digest
                 if before is not None and reason is None:
@@ -69,11 +73,20 @@ def verify(data: DataConfig, hashes: Path | None = None, progress: Progress | No
             if progress is not None and (done % _BATCH == 0 or done == total):
                 progress(done, total)
     if before is not None:
-        bad = {os.path.relpath(fault.path, data.root) if data.root is not None else fault.path for fault in faults}
+        bad = {_below(data, fault.path) for fault in faults}
         faults += [Fault(path, "", "is gone since the hashes") for path in sorted(before.keys() - now.keys() - bad)]
     elif hashes is not None:
         _write_hashes(hashes, now)
     return Verdict(total, faults, before is not None)
+
+
+def _names(data: DataConfig, sources: Iterable[Source]) -> Iterator[str]:
+    """What a file of hashes calls the images."""
+    return (_below(data, source.name(index)) for source in sources for index in range(len(source)))
+
+
+def _below(data: DataConfig, path: str) -> str:
+    return os.path.relpath(path, data.root) if data.root is not None else path
 
 
 def _looked_at(source: Source, threads: int) -> Iterator[tuple[int, str | None, str | None]]:
