@@ -1,5 +1,7 @@
 """Labels of flat validation images come from what they are called, never from an order."""
 
+import gzip
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -70,7 +72,7 @@ def test_a_wrong_devkit_is_one_line(tmp_path: Path) -> None:
     assert refusal(tmp_path).endswith("ground_truth.txt: meta.mat has no class of ILSVRC2012_ID 5")
     write_devkit(archive, IDS, [2])
     archive.write_bytes(archive.read_bytes()[:200])
-    assert "cannot be unpacked" in refusal(tmp_path)
+    assert "truncated or damaged" in refusal(tmp_path)
     unpacked = tmp_path / "ILSVRC2012_devkit_t12" / "data"
     unpacked.mkdir(parents=True)
     archive.unlink()
@@ -78,6 +80,30 @@ def test_a_wrong_devkit_is_one_line(tmp_path: Path) -> None:
     assert "ILSVRC2012_validation_ground_truth.txt: no such file" in refusal(tmp_path)
     (unpacked / "ILSVRC2012_validation_ground_truth.txt").write_text("1\n")
     assert refusal(tmp_path).endswith("meta.mat: no MATLAB file of version 5 to 7.2")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "what"),
+    [
+        (lambda whole: b"", "is empty"),
+        (lambda whole: b"\n<!DOCTYPE html>\n<html><title>Log in</title></html>", "is a web page, not a tar"),
+        (lambda whole: b"meta.mat\n", "is no tar"),
+        (lambda whole: whole[:200], "is a truncated or damaged tar"),
+        (lambda whole: whole[: len(whole) // 2], "is a truncated or damaged tar"),
+        (lambda whole: whole[:100] + bytes(40) + whole[140:], "is a truncated or damaged tar"),
+        (lambda whole: gzip.decompress(whole)[:1300], "is a truncated or damaged tar"),
+        (lambda whole: gzip.compress(b"<html></html>"), "is a truncated or damaged tar"),
+    ],
+)
+def test_a_devkit_that_is_no_whole_tar_is_called_what_it_is(
+    tmp_path: Path, spoil: Callable[[bytes], bytes], what: str
+) -> None:
+    archive = tmp_path / "ILSVRC2012_devkit_t12.tar.gz"
+    write_devkit(archive, IDS, [2, 2, 1, 4])
+    archive.write_bytes(spoil(archive.read_bytes()))
+    size = archive.stat().st_size
+    said = f"{archive} {what}" + (f" ({size:,} bytes)" if size else "")
+    assert refusal(tmp_path) == f"{said}; takes the devkit of task 1 and 2, as downloaded or unpacked"
 
 
 @pytest.mark.parametrize(

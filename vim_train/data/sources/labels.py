@@ -1,9 +1,11 @@
 """What flat validation images show: ImageNet's devkit, Kaggle's table, or a list of names and classes."""
 
 import csv
+import lzma
 import os
 import re
 import tarfile
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +19,7 @@ KAGGLE = "LOC_val_solution.csv"
 _DEVKIT = ("ILSVRC2012_devkit_t12.tar.gz", "ILSVRC2012_devkit_t12.tar", "ILSVRC2012_devkit_t12", "devkit")
 _META, _TRUTH = "meta.mat", "ILSVRC2012_validation_ground_truth.txt"
 _LISTS = ("val_labels.txt", "val_labels.csv", "val.txt", "val.csv", "imagenet_2012_validation_synset_labels.txt")
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ")
 ACCEPTED = f"{_DEVKIT[0]} (or unpacked), {KAGGLE}, or val_labels.txt with lines of `name class`"
 
 
@@ -118,11 +121,26 @@ def _devkit_archive(path: Path) -> ImageLabels:
                 name = os.path.basename(member.name)
                 if name in (_META, _TRUTH) and (file := archive.extractfile(member)) is not None:
                     found[name] = file.read()
-    except (OSError, EOFError, tarfile.TarError) as error:
-        raise UserError(f"{path}: cannot be unpacked: {error}") from error
+    except (OSError, EOFError, tarfile.TarError, zlib.error, lzma.LZMAError) as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        takes = "takes the devkit of task 1 and 2, as downloaded or unpacked"
+        raise UserError(f"{path} is {_no_tar(path)}; {takes}") from error
     if len(found) < 2:
         raise UserError(f"{path}: holds no {_META if _META not in found else _TRUTH}; take the devkit of task 1 and 2")
     return _devkit(str(path), found[_META], found[_TRUTH])
+
+
+def _no_tar(path: Path) -> str:
+    """What a file is that tarfile cannot read, as far as its first bytes tell."""
+    data = _bytes(path)
+    if not data:
+        return "empty"
+    if data.startswith(_COMPRESSED) or data[257:262] == b"ustar":
+        what = "a truncated or damaged tar"
+    else:
+        what = "a web page, not a tar" if data.lstrip().startswith(b"<") else "no tar"
+    return f"{what} ({len(data):,} bytes)"
 
 
 def _devkit_folder(base: Path) -> ImageLabels:
