@@ -149,6 +149,36 @@ def test_a_mark_of_byte_order_is_no_part_of_a_name(tmp_path: Path) -> None:
     assert labels(tmp_path).of == {b"a": "cat", b"b": "dog"}
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "filename,label\na.JPEG,n01\nb.JPEG,n02\n",
+        "# of 2026\nBild Klasse\na.JPEG n01\n",
+        "ImageId,PredictionString\na,n01\nb,n02\n",
+        "wnid\nn01\nn02\n",
+    ],
+)
+def test_a_heading_is_no_image(tmp_path: Path, text: str) -> None:
+    (tmp_path / "val_labels.csv").write_text(text)
+    heading = next(line for line in text.splitlines() if not line.startswith("#"))
+    number = text.splitlines().index(heading) + 1
+    said = f"val_labels.csv: line {number}: `{heading}` is a heading, no image and its class; remove that line"
+    assert refusal(tmp_path).endswith(said)
+
+
+@pytest.mark.parametrize("line", ['"b.JPEG","n02"', "b.JPEG,'n02'", '"b.JPEG" n02'])
+def test_quotes_are_no_part_of_a_name(tmp_path: Path, line: str) -> None:
+    (tmp_path / "val_labels.csv").write_text(f"a.JPEG,n01\n{line}\n")
+    said = "in quotes, which would be part of the name; takes NAME CLASS without them"
+    word = line[:8] if line.startswith('"') else "'n02'"
+    assert refusal(tmp_path).endswith(f"val_labels.csv: line 2: {word} stands {said}")
+
+
+def test_names_need_no_suffix_and_may_hold_a_quote(tmp_path: Path) -> None:
+    (tmp_path / "val_labels.txt").write_text("name_1 12\" pipe\nlabel_2 rock 'n' roll\n")
+    assert labels(tmp_path).of == {b"name_1": '12" pipe', b"label_2": "rock 'n' roll"}
+
+
 def test_an_empty_list_is_refused(tmp_path: Path) -> None:
     (tmp_path / "val_labels.txt").write_text("# to do\n")
     assert "names no image" in refusal(tmp_path)

@@ -20,6 +20,8 @@ _DEVKIT = ("ILSVRC2012_devkit_t12.tar.gz", "ILSVRC2012_devkit_t12.tar", "ILSVRC2
 _META, _TRUTH = "meta.mat", "ILSVRC2012_validation_ground_truth.txt"
 _LISTS = ("val_labels.txt", "val_labels.csv", "val.txt", "val.csv", "imagenet_2012_validation_synset_labels.txt")
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ")
+_NAME_HEADINGS = {"filename", "file", "path", "image", "img", "imageid", "image_id", "name", "id"}
+_CLASS_HEADINGS = {"label", "labels", "class", "class_name", "category", "wnid", "synset", "target", "predictionstring"}
 ACCEPTED = f"{_DEVKIT[0]} (or unpacked), {KAGGLE}, or val_labels.txt with lines of `name class`"
 
 
@@ -172,10 +174,21 @@ def _devkit(where: str, meta: bytes, truth: bytes) -> ImageLabels:
 def _list(path: Path) -> ImageLabels:
     """Lines of a name and a class, or one wnid a line in the order of ImageNet's validation images."""
     found: dict[bytes, str] = {}
-    for number, line in enumerate(_lines(path), 1):
-        words = [word for word in re.split(r"[\s,]+", line.strip(), maxsplit=1) if word]
-        if not words or line.startswith("#"):
-            continue
+    lines = _lines(path)
+    rows = [
+        (number, [word for word in re.split(r"[\s,]+", line.strip(), maxsplit=1) if word])
+        for number, line in enumerate(lines, 1)
+        if line.strip() and not line.startswith("#")
+    ]
+    if rows and _is_heading([words for _, words in rows]):
+        number = rows[0][0]
+        line = lines[number - 1].strip()
+        raise UserError(f"{path}: line {number}: `{line}` is a heading, no image and its class; remove that line")
+    for number, words in rows:
+        for word in words:
+            if len(word) > 1 and word[0] in "\"'" and word[-1] == word[0]:
+                cure = "in quotes, which would be part of the name; takes NAME CLASS without them"
+                raise UserError(f"{path}: line {number}: {word} stands {cure}")
         name = f"ILSVRC2012_val_{number:08d}" if len(words) == 1 else words[0]
         label = words[-1].strip()
         if label.isdecimal():
@@ -185,3 +198,12 @@ def _list(path: Path) -> ImageLabels:
     if not found:
         raise UserError(f"{path} names no image; takes lines of a name and a class")
     return ImageLabels(str(path), sorted(set(found.values())), found)
+
+
+def _is_heading(rows: list[list[str]]) -> bool:
+    """Whether the first row is of words for a name and a class, or alone has a name without a suffix."""
+    *name, label = (word.casefold() for word in rows[0])
+    if label in _CLASS_HEADINGS and _NAME_HEADINGS.issuperset(name):
+        return True
+    suffixes = [bool(os.path.splitext(words[0])[1]) for words in rows if len(words) > 1]
+    return len(suffixes) == len(rows) > 1 and not suffixes[0] and all(suffixes[1:])
