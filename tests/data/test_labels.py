@@ -182,3 +182,31 @@ def test_names_need_no_suffix_and_may_hold_a_quote(tmp_path: Path) -> None:
 def test_an_empty_list_is_refused(tmp_path: Path) -> None:
     (tmp_path / "val_labels.txt").write_text("# to do\n")
     assert "names no image" in refusal(tmp_path)
+
+
+def write_table(folder: Path, of: dict[str, str]) -> None:
+    rows = "".join(f"{name},{wnid} 1 2 3 4 \n" for name, wnid in of.items())
+    (folder / "LOC_val_solution.csv").write_text(f"ImageId,PredictionString\n{rows}")
+
+
+def test_of_several_files_of_labels_the_one_used_is_named(tmp_path: Path) -> None:
+    write_table(tmp_path, {"a": "n01", "b": "n02"})
+    (tmp_path / "val_labels.txt").write_text("a.JPEG n01\nother.JPEG n03\n")
+    (tmp_path / "val.txt").write_text("a.JPEG 65\n")  # as Caffe has it, which says nothing
+    found = find_labels([tmp_path, tmp_path])
+    assert found is not None
+    assert found.form == "LOC_val_solution.csv (val_labels.txt, val.txt not used)"
+    assert found.files == tuple(tmp_path / name for name in ("LOC_val_solution.csv", "val_labels.txt", "val.txt"))
+    assert found.read().of == {b"a": "n01", b"b": "n02"}
+
+
+def test_files_of_labels_that_differ_are_refused(tmp_path: Path) -> None:
+    write_table(tmp_path, {"ILSVRC2012_val_00000001": "n02512053", "ILSVRC2012_val_00000002": "n03743902"})
+    devkit = tmp_path / "ILSVRC2012_devkit_t12.tar.gz"
+    write_devkit(devkit, IDS, [2, 3])
+    assert refusal(tmp_path) == (
+        f"{tmp_path}/LOC_val_solution.csv and {devkit} differ in 1 image: ILSVRC2012_val_00000002 is n03743902 in the "
+        "one and n04451818 in the other; remove the wrong one"
+    )
+    write_devkit(devkit, IDS, [2, 4])
+    assert labels(tmp_path).where == f"{tmp_path}/LOC_val_solution.csv"

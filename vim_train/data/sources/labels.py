@@ -6,7 +6,7 @@ import os
 import re
 import tarfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -47,27 +47,50 @@ class LabelFile:
 
 
 def find_labels(folders: Iterable[Path]) -> LabelFile | None:
-    """The first file of labels in `folders`: Kaggle's, then the devkit, then a list."""
-    folders = list(folders)
+    """The first file of labels in `folders`: Kaggle's, then the devkit, then a list. Others must not differ from it."""
+    found = list(_label_files(list(dict.fromkeys(folders))))
+    if len(found) < 2:
+        return found[0] if found else None
+    form = f"{found[0].form} ({', '.join(other.form for other in found[1:])} not used)"
+    return LabelFile(form, tuple(path for one in found for path in one.files), partial(_agreed, found))
+
+
+def _label_files(folders: Sequence[Path]) -> Iterator[LabelFile]:
     for folder in folders:
         path = folder / KAGGLE
         if path.is_file():
-            return LabelFile(KAGGLE, (path,), partial(_kaggle, path))
+            yield LabelFile(KAGGLE, (path,), partial(_kaggle, path))
     for folder in folders:
         for name in _DEVKIT:
             path = folder / name
             if path.is_file():
-                return LabelFile(name, (path,), partial(_devkit_archive, path))
+                yield LabelFile(name, (path,), partial(_devkit_archive, path))
             base = next((base for base in (path / "data", path) if (base / _META).is_file()), None)
             if base is not None:
                 files = (base / _META, base / _TRUTH)
-                return LabelFile(name, files, partial(_devkit_folder, base))
+                yield LabelFile(name, files, partial(_devkit_folder, base))
     for folder in folders:
         for name in _LISTS:
             path = folder / name
             if path.is_file():
-                return LabelFile(name, (path,), partial(_list, path))
-    return None
+                yield LabelFile(name, (path,), partial(_list, path))
+
+
+def _agreed(found: Sequence[LabelFile]) -> ImageLabels:
+    """Labels of the first file. Raises UserError: it cannot be read, or another has other labels for its images."""
+    first = found[0].read()
+    for file in found[1:]:
+        try:
+            other = file.read()
+        except UserError:  # numbers of some order, as Caffe's val.txt has them: nothing to compare with
+            continue
+        unlike = sorted(name for name in first.of.keys() & other.of.keys() if first.of[name] != other.of[name])
+        if unlike:
+            name = unlike[0]
+            how = f"{os.fsdecode(name)} is {first.of[name]} in the one and {other.of[name]} in the other"
+            images = f"{len(unlike)} image{'s' * (len(unlike) > 1)}"
+            raise UserError(f"{first.where} and {other.where} differ in {images}: {how}; remove the wrong one")
+    return first
 
 
 def stem(name: str) -> bytes:
