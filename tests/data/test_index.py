@@ -198,6 +198,35 @@ def test_shards_are_checked(pictures: Pictures, tmp_path: Path) -> None:
     assert refusal(tmp_path).endswith("1 of its shards are missing: number 1")
 
 
+@pytest.mark.parametrize("text", [b"-1", b"3.0", b"1e3", b"", b" \n", b"1" * 20])
+def test_a_label_that_is_no_number_of_a_class_is_named_at_once(pictures: Pictures, tmp_path: Path, text: bytes) -> None:
+    write_shards(tmp_path, pictures)
+    shard = tmp_path / "imagenet1k-train-0001.tar"
+    shard.write_bytes(tar_of([("a/7.jpg", b"x"), ("a/7.cls", text)]))
+    shown = text.decode().strip() or "nothing"
+    takes = "takes the number of a class, from 0, or its name"
+    assert refusal(tmp_path) == f"{shard}: a/7.cls holds {shown}: {takes}"
+    if text == b"-1":
+        shard.write_bytes(tar_of([("a/7.jpg", b"x"), ("a/7.json", b'{"label": 3.0}')]))
+        assert refusal(tmp_path) == f"{shard}: a/7.json holds 3.0: {takes}"
+
+
+def test_a_name_among_numbers_is_named(pictures: Pictures, tmp_path: Path) -> None:
+    write_shards(tmp_path, pictures)
+    shard = tmp_path / "imagenet1k-train-0001.tar"
+    members = [("1.jpg", b"x"), ("1.cls", b"0"), ("7.jpg", b"x"), ("7.cls", b"tench\nfish")]
+    shard.write_bytes(tar_of(members))
+    said = "7.jpg has the label tench fish where others have numbers, as "
+    assert refusal(tmp_path).startswith(f"{shard}: {said}")
+
+
+def test_a_number_among_names_is_named(pictures: Pictures, tmp_path: Path) -> None:
+    names = {"1.jpg": b"x", "1.cls": b"tench", "2.jpg": b"x", "2.cls": b"tench", "3.jpg": b"x", "3.cls": b"3"}
+    (tmp_path / "s-train-0000.tar").write_bytes(tar_of(list(names.items())))
+    said = "3.jpg has the label 3 where others have names, as tench; takes numbers in all shards, or names in all"
+    assert refusal(tmp_path) == f"{tmp_path}/s-train-0000.tar: {said}"
+
+
 def test_validation_shards_of_another_numbering_are_refused(pictures: Pictures, tmp_path: Path) -> None:
     """What numbers mean is taken from the training images, and both must agree where both tell."""
     train = [

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,9 @@ from vim_train.data.sources.numbering import names_of_numbers, numbered_labels, 
 
 INFO = "_info.json"
 _NO_RECORD = (0, -1)
+_NUMBER = re.compile(rb"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
+_DIGITS = 19
+"""So many may be more than 64 bits hold."""
 
 
 class _Shard(NamedTuple):
@@ -80,15 +84,27 @@ def _shard(path: Path) -> _Shard:
 def _label(fd: int, path: Path, name: bytes, classes: tuple[int, int] | None, record: tuple[int, int] | None) -> bytes:
     """What is written of an image's class: its .cls, or a word of its .json."""
     if classes is not None:
-        label = os.pread(fd, classes[1], classes[0]).strip()
-        if not label:
-            raise UserError(f"{path}: the .cls of {os.fsdecode(name)} is empty")
-        return label
+        return _checked(os.pread(fd, classes[1], classes[0]).strip(), path, name, ".cls")
     said = {} if record is None else _record(path, *record)
     found = next((said[key] for key in ("label", "cls", "class_name") if key in said), None)
-    if not isinstance(found, int | str):
+    if not isinstance(found, int | float | str):
         raise UserError(f"{path}: {os.fsdecode(name)} has no label: no .cls beside it, nor a .json with label or cls")
-    return str(found).encode()
+    return _checked(str(found).encode(), path, name, ".json")
+
+
+def _checked(label: bytes, path: Path, name: bytes, suffix: str) -> bytes:
+    """Raises UserError: `label` is neither the number of a class nor a name."""
+    if label.isdigit() and len(label) < _DIGITS:
+        return label
+    if not label or _NUMBER.fullmatch(label):
+        member = os.fsdecode(os.path.splitext(name)[0]) + suffix
+        takes = "takes the number of a class, from 0, or its name"
+        raise UserError(f"{path}: {member} holds {_shown(label) or 'nothing'}: {takes}")
+    return label
+
+
+def _shown(label: bytes) -> str:
+    return " ".join(label[:60].decode("utf-8", "backslashreplace").split())
 
 
 def _listing(base: Path, paths: list[Path], shards: list[_Shard]) -> Listing:
@@ -99,7 +115,15 @@ def _listing(base: Path, paths: list[Path], shards: list[_Shard]) -> Listing:
     container = np.repeat(np.arange(len(paths), dtype=np.int32), [len(shard.names) for shard in shards])
     numbers: list[int] | None = None
     named = True
-    if all(map(bytes.isdigit, texts.tolist())):
+    digits = np.fromiter(map(bytes.isdigit, texts.tolist()), bool, len(texts))
+    if digits.any() and not digits.all():
+        few = digits if 2 * digits.sum() < len(digits) else ~digits
+        at, other = int(np.argmax(few)), int(np.argmin(few))
+        where = f"{paths[container[at]]}: {os.fsdecode(names[at])}"
+        kind = "names" if digits[at] else "numbers"
+        said = f"has the label {_shown(texts[at])} where others have {kind}, as {_shown(texts[other])}"
+        raise UserError(f"{where} {said}; takes numbers in all shards, or names in all")
+    if digits.all():
         values = texts.astype(np.int64)
         given = _names_from_records([paths[i] for i in container.tolist()], values, records)
         mapping, named = names_of_numbers(str(base), values, names.tolist(), given)
