@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forms import read_pictures, write_parquet, write_tars
 
 from vim_train.config.errors import UserError
 from vim_train.config.schema import BadImages, TrainConfig
@@ -111,3 +112,26 @@ def test_an_image_that_vanishes_is_a_bad_image(photo_config: TrainConfig, photo_
     (photo_root / "train" / "fish" / "fish28.jpg").unlink()
     with pytest.raises(UserError, match=r"fish28.jpg \(class fish\) cannot be decoded: No such file or directory"):
         list(one.batches(0, 3 * one.steps_per_epoch))
+
+
+@pytest.mark.parametrize("policy", BadImages)
+@pytest.mark.parametrize(("form", "workers"), [("tars", 0), ("tars", 1), ("parquet", 0)])
+def test_an_archive_that_changed_is_no_bad_image(
+    photo_config: TrainConfig, photos: Path, tmp_path: Path, form: str, workers: int, policy: BadImages
+) -> None:
+    root = tmp_path / form
+    {"tars": write_tars, "parquet": write_parquet}[form](root, read_pictures(photos, 32))
+    photo_config.data.root, photo_config.data.workers = str(root), workers
+    photo_config.data.bad_images = policy
+    one, evaluation = train(photo_config), EvalStream(open_source(photo_config.data, "val"), photo_config, CPU)
+    batches = one.batches(0, 3 * one.steps_per_epoch)
+    assert next(batches).labels.shape == (8,)
+    for path in [*root.rglob("*.tar"), *root.rglob("*.parquet")]:  # in place: who has it open sees other bytes
+        path.write_bytes(bytes(path.stat().st_size))
+    changed = r"^/\S+(tar|parquet) has changed since it was indexed; start again: its index is made anew$"
+    with pytest.raises(UserError, match=changed):
+        list(batches)
+    with pytest.raises(UserError, match=changed):
+        list(evaluation)
+    evaluation.close()
+    assert one.bad_images == []

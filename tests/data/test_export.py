@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from forms import read_pictures, write_tars
 
 from vim_train.config.errors import UserError
 from vim_train.config.schema import DataConfig, DataName, ExportCommand, ExportFormat, TrainConfig
@@ -99,6 +100,21 @@ def test_a_bad_image_stops_an_export_by_name(photo_root: Path, tmp_path: Path) -
     (photo_root / "val" / "fish" / "fish1.jpg").write_bytes(b"")
     with pytest.raises(UserError, match=r"fish1.jpg cannot be decoded: empty file"):
         export_folder(DataConfig(name=DataName.folder, root=str(photo_root)), tmp_path / "out")
+
+
+@pytest.mark.parametrize("max_side", [None, 20])
+def test_an_archive_that_changes_under_an_export_stops_it(photos: Path, tmp_path: Path, max_side: int | None) -> None:
+    write_tars(tmp_path / "tars", read_pictures(photos, 32))
+    archive = tmp_path / "tars" / "ILSVRC2012_img_train.tar"
+
+    def overwrite(done: int, total: int) -> None:
+        archive.write_bytes(bytes(archive.stat().st_size))
+
+    data = DataConfig(name=DataName.folder, root=str(tmp_path / "tars"))
+    with pytest.raises(UserError, match=f"^{archive} has changed since it was indexed; remove {tmp_path}/out and"):
+        export(ExportCommand(out=str(tmp_path / "out"), data=data, max_side=max_side), overwrite)
+    with pytest.raises(UserError, match="is an export that has not finished"):
+        open_source(DataConfig(name=DataName.folder, root=str(tmp_path / "out")), "train")
 
 
 def test_an_export_cut_off_is_no_data_set(photo_root: Path, tmp_path: Path) -> None:

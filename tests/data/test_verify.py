@@ -7,6 +7,8 @@ from forms import read_pictures, write_folders, write_shards
 
 from vim_train.config.errors import UserError
 from vim_train.config.schema import DataConfig, DataName
+from vim_train.data.images import open_images
+from vim_train.data.sources import Source, Split
 from vim_train.data.verify import verify
 
 
@@ -39,3 +41,21 @@ def test_hashes_of_another_form_are_refused_at_once(photos: Path, tmp_path: Path
         f"hashes={sums}: knows none of the images of data.root={shards.root}: hashes go by path, so that each form of "
         "a data set needs a file of its own; name a new one"
     )
+
+
+def test_an_archive_that_changes_meanwhile_is_no_bad_image(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_shards(tmp_path / "shards", read_pictures(photos, 32))
+    data = DataConfig(name=DataName.folder, root=str(tmp_path / "shards"), workers=0)
+    shard = tmp_path / "shards" / "imagenet1k-validation-00.tar"
+
+    def opened(data: DataConfig, split: Split) -> Source:
+        source = open_images(data, split)
+        shard.write_bytes(bytes(shard.stat().st_size))
+        return source
+
+    monkeypatch.setattr("vim_train.data.verify._SPLITS", ("val",))
+    monkeypatch.setattr("vim_train.data.verify.open_images", opened)
+    with pytest.raises(UserError, match=f"^{shard} has changed since it was indexed; start again"):
+        verify(data)

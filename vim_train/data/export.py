@@ -17,7 +17,7 @@ from vim_train.config.errors import UserError
 from vim_train.config.schema import ExportCommand, ExportFormat
 from vim_train.data.decode import BadImage
 from vim_train.data.images import open_images
-from vim_train.data.sources import Source, Split
+from vim_train.data.sources import Source, Split, check_unchanged
 from vim_train.data.sources.classes import is_imagenet_1k
 from vim_train.data.sources.shards import INFO
 from vim_train.data.sources.splits import EXPORT_MARK, UNFINISHED
@@ -59,14 +59,22 @@ def export(command: ExportCommand, progress: Progress | None = None) -> int:
                 done += count
                 if progress is not None:
                     progress(done, total)
+        _check_unchanged(sources, out)
         if command.format is ExportFormat.shards:
             _write_info(out, sources, command.shard_images)
         (out / UNFINISHED).unlink(missing_ok=True)
     except BadImage as error:
+        _check_unchanged(sources, out)
         raise UserError(f"{error.path} cannot be decoded: {error.reason}") from error
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror or error}") from error
     return total
+
+
+def _check_unchanged(sources: dict[Split, Source], out: Path) -> None:
+    """Raises UserError: what was read may be anything, and so may be what was written."""
+    for source in sources.values():
+        check_unchanged(source, f"remove {out} and export again")
 
 
 def _claim(out: Path, command: ExportCommand, sources: dict[Split, Source]) -> None:

@@ -17,7 +17,7 @@ from vim_train.data.fetch import Bad, Fetch, Fetched, Request
 from vim_train.data.mixing import Mix
 from vim_train.data.order import Stream, block_order, draw_index, epoch_order, position_keys
 from vim_train.data.pool import TIMEOUT_S, Pool
-from vim_train.data.sources import Source
+from vim_train.data.sources import Source, check_unchanged
 from vim_train.data.transforms import Erase, Normalize, eval_transform, train_transform
 
 
@@ -150,6 +150,8 @@ class TrainStream:
 
     def _finish(self, fetched: Fetched) -> Batch:
         epoch, positions, indices = fetched.request
+        if fetched.bad:
+            check_unchanged(self._source)
         self._record(fetched.bad)
         if fetched.images is None:
             if self._cfg.data.bad_images is BadImages.skip:
@@ -230,6 +232,7 @@ class EvalStream:
     def __iter__(self) -> Iterator[Batch]:
         for fetched in self._pool:
             if fetched.images is None:
+                check_unchanged(self._source)
                 raise UserError(f"evaluation {_undecodable(self._source, fetched.bad[-1])}")
             epoch, positions, indices = fetched.request
             images = self._normalize(fetched.images)

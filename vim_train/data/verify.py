@@ -12,7 +12,7 @@ from vim_train.config.errors import UserError
 from vim_train.config.schema import DataConfig
 from vim_train.data.decode import BadImage
 from vim_train.data.images import open_images
-from vim_train.data.sources import Source, Split
+from vim_train.data.sources import Source, Split, check_unchanged
 
 Progress = Callable[[int, int], None]
 _SPLITS: tuple[Split, ...] = ("train", "val")
@@ -69,6 +69,7 @@ def verify(data: DataConfig, hashes: Path | None = None, progress: Progress | No
                 if before is not None and reason is None:
                     reason = _changed(before.get(below), digest)
             if reason is not None:
+                check_unchanged(source)
                 faults.append(Fault(path, source.classes[source.labels[index]], reason))
             if progress is not None and (done % _BATCH == 0 or done == total):
                 progress(done, total)

@@ -40,6 +40,9 @@ class Source(Protocol):
     def name(self, index: int) -> str:
         """What to call image `index` in a message: a path wherever there is a file."""
 
+    def changed(self) -> str | None:
+        """Which file that holds images is not the one that was looked through, so that a bad image may be none."""
+
     def storage_order(self) -> NDArray[np.int64]:
         """All indices, (len,), as the images lie on storage, neighbours behind one another."""
 
@@ -69,6 +72,12 @@ def open_source(data: DataConfig, split: Split, progress: Progress | None = None
         return open_split(root, data, split, progress or _silent, refresh)
     except PermissionError as error:
         raise UserError(f"{error.filename} cannot be read: {error.strerror}") from error
+
+
+def check_unchanged(source: Source, cure: str = "start again: its index is made anew") -> None:
+    """Raises UserError: a file that holds images is not the one that was looked through."""
+    if (what := source.changed()) is not None:
+        raise UserError(f"{what}; {cure}")
 
 
 def _silent(what: str, done: int, total: int) -> None:

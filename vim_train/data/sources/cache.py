@@ -6,6 +6,7 @@ import mmap
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,15 @@ def stamp(path: str | Path) -> Stamp:
     except OSError:
         return os.path.abspath(path), -1, -1
     return os.path.abspath(path), status.st_size, status.st_mtime_ns
+
+
+def changed(stamps: Sequence[Stamp]) -> str | None:
+    """The first file that is no longer what it was when `stamps` were taken, and that it is not, in words."""
+    for then in stamps:
+        now = stamp(then[0])
+        if now != then:
+            return f"{then[0]} {'is gone' if now[1] < 0 else 'has changed'} since it was indexed"
+    return None
 
 
 def _save(path: Path, listing: Listing, digest: str, stamps: list[Stamp]) -> None:

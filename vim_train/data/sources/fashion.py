@@ -48,6 +48,9 @@ class FashionSource:
     def name(self, index: int) -> str:
         return f"{self.classes[self.labels[index]]}/{index:05d}"
 
+    def changed(self) -> str | None:
+        return None
+
     def storage_order(self) -> NDArray[np.int64]:
         return np.arange(len(self))
 

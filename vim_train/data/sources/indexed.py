@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vim_train.data.decode import BadImage, Mode, decode_bytes, read_file
-from vim_train.data.sources.cache import Stamp, stamp
+from vim_train.data.sources.cache import Stamp, changed
 from vim_train.data.sources.listing import LOOSE, Listing
 
 _KEPT_OPEN = 256
@@ -18,6 +18,9 @@ _KEPT_OPEN = 256
 
 class Containers(Protocol):
     """Files that hold images."""
+
+    stamps: list[Stamp]
+    """Of each when it was indexed."""
 
     def read(self, container: int, offset: int, size: int) -> bytes:
         """An encoded image. Raises OSError or ValueError, whose text is a reason."""
@@ -73,6 +76,9 @@ class IndexedSource:
         below = name if container == LOOSE else os.path.join(listing.containers[container], name)
         return os.path.join(self.folder, below)
 
+    def changed(self) -> str | None:
+        return changed(self._containers.stamps)
+
     def storage_order(self) -> NDArray[np.int64]:
         return np.lexsort((self._listing.offsets, self._listing.container))
 
@@ -87,7 +93,7 @@ class TarFiles:
     """
 
     def __init__(self, stamps: list[Stamp]) -> None:
-        self._stamps = stamps
+        self.stamps = stamps
         self._open: dict[int, int] = {}
         self._lock = threading.Lock()
 
@@ -105,17 +111,16 @@ class TarFiles:
                 os.close(fd)
 
     def _opened(self, container: int) -> int:
-        path = self._stamps[container][0]
-        if stamp(path) != self._stamps[container]:
-            os.stat(path)  # says so if it is gone
-            raise ValueError(f"{path} has changed since it was indexed")
+        path = self.stamps[container][0]
+        if (what := changed([self.stamps[container]])) is not None:
+            raise ValueError(what)
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def __getstate__(self) -> dict[str, object]:
-        return {"_stamps": self._stamps}
+        return {"stamps": self.stamps}
 
     def __setstate__(self, state: dict[str, list[Stamp]]) -> None:
-        self.__init__(state["_stamps"])  # type: ignore[misc]
+        self.__init__(state["stamps"])  # type: ignore[misc]
 
 
 def _read(fd: int, offset: int, size: int) -> bytes:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vim_train.config.errors import UserError
-from vim_train.data.sources.cache import Stamp, stamp
+from vim_train.data.sources.cache import Stamp, changed
 from vim_train.data.sources.listing import Listing, Part, Progress, as_names
 from vim_train.data.sources.numbering import names_of_numbers, numbered_labels
 
@@ -49,7 +49,7 @@ class ParquetFiles:
     """Reads images by row, by any thread; files are opened in each process when first used."""
 
     def __init__(self, stamps: list[Stamp]) -> None:
-        self._stamps = stamps
+        self.stamps = stamps
         self._lock = threading.Lock()
         self._files: dict[int, tuple[pq.ParquetFile, list[int], str]] = {}
         self._groups: OrderedDict[tuple[int, int], tuple[Any, int]] = OrderedDict()
@@ -66,10 +66,9 @@ class ParquetFiles:
 
     def _opened(self, container: int) -> "tuple[pq.ParquetFile, list[int], str]":
         if container not in self._files:
-            path = self._stamps[container][0]
-            if stamp(path) != self._stamps[container]:
-                os.stat(path)  # says so if it is gone
-                raise ValueError(f"{path} has changed since it was indexed")
+            path = self.stamps[container][0]
+            if (what := changed([self.stamps[container]])) is not None:
+                raise ValueError(what)
             file = _open(Path(path))
             lengths = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
             starts = np.cumsum([0, *lengths])[:-1].tolist()
@@ -91,10 +90,10 @@ class ParquetFiles:
         return self._groups[key][0]
 
     def __getstate__(self) -> dict[str, object]:
-        return {"_stamps": self._stamps}
+        return {"stamps": self.stamps}
 
     def __setstate__(self, state: dict[str, list[Stamp]]) -> None:
-        self.__init__(state["_stamps"])  # type: ignore[misc]
+        self.__init__(state["stamps"])  # type: ignore[misc]
 
 
 def _open(path: Path) -> "pq.ParquetFile":
