@@ -117,6 +117,26 @@ def test_an_archive_that_changes_under_an_export_stops_it(photos: Path, tmp_path
         open_source(DataConfig(name=DataName.folder, root=str(tmp_path / "out")), "train")
 
 
+@pytest.mark.parametrize(("letters", "fits"), [(244, True), (245, False)])
+def test_a_name_too_long_for_a_file_is_told_before_anything_is_written(
+    photos: Path, tmp_path: Path, letters: int, fits: bool
+) -> None:
+    """A tar's names may be longer than a file system's, which has 255 bytes for .NAME.part."""
+    pictures = read_pictures(photos, 32)
+    pictures.train[3] = pictures.train[3]._replace(name="a" * letters + ".JPEG")
+    write_tars(tmp_path / "tars", pictures)
+    data, out = DataConfig(name=DataName.folder, root=str(tmp_path / "tars")), tmp_path / "new" / "out"
+    if fits:
+        assert export_folder(data, out) == 35
+        return
+    with pytest.raises(UserError) as caught:
+        export_folder(data, out)
+    where = f"{tmp_path}/tars/ILSVRC2012_img_train.tar/{pictures.train[3].wnid}.tar/{pictures.train[3].name}"
+    assert str(caught.value) == f"{where}: its name is too long for a file under {out}; format=shards takes it"
+    assert not out.parent.exists()
+    assert export(shards(data, out)) == 35
+
+
 def test_an_export_cut_off_is_no_data_set(photo_root: Path, tmp_path: Path) -> None:
     """Its first class folders or shards would pass for a smaller one."""
     bad = photo_root / "val" / "fish" / "fish1.jpg"

@@ -49,13 +49,16 @@ def export(command: ExportCommand, progress: Progress | None = None) -> int:
     if root is not None and out.resolve().is_relative_to(root):
         raise UserError(f"out={command.out} lies in data.root={command.data.root}; choose a folder beside it")
     sources = {split: open_images(command.data, split) for split in _SPLITS}
+    names = {split: _names(source) for split, source in sources.items()}
+    if command.format is ExportFormat.folder:
+        _check_lengths(sources, names, out)
     total = sum(len(source) for source in sources.values())
     done = 0
     try:
         _claim(out, command, sources)
         write = _folder if command.format is ExportFormat.folder else _shards
         for split, source in sources.items():
-            for count in write(source, split, out, command):
+            for count in write(source, names[split], split, out, command):
                 done += count
                 if progress is not None:
                     progress(done, total)
@@ -102,9 +105,8 @@ def _claim(out: Path, command: ExportCommand, sources: dict[Split, Source]) -> N
         _write(mark, json.dumps(said).encode())
 
 
-def _folder(source: Source, split: Split, out: Path, command: ExportCommand) -> Iterator[int]:
+def _folder(source: Source, names: list[str], split: Split, out: Path, command: ExportCommand) -> Iterator[int]:
     """One file an image."""
-    names = _names(source)
     for name in source.classes:
         (out / split / name).mkdir(parents=True, exist_ok=True)
 
@@ -122,9 +124,8 @@ def _folder(source: Source, split: Split, out: Path, command: ExportCommand) -> 
             yield len(indices)
 
 
-def _shards(source: Source, split: Split, out: Path, command: ExportCommand) -> Iterator[int]:
+def _shards(source: Source, names: list[str], split: Split, out: Path, command: ExportCommand) -> Iterator[int]:
     """One tar for every `shard_images` images."""
-    names = _names(source)
     with ThreadPoolExecutor(max(command.data.workers, 1)) as pool:
         for shard, name in enumerate(_shard_names(source, split, command.shard_images)):
             first = shard * command.shard_images
@@ -210,8 +211,26 @@ def _encoded(image: Image.Image, kind: str) -> bytes:
     return out.getvalue()
 
 
+def _check_lengths(sources: dict[Split, Source], names: dict[Split, list[str]], out: Path) -> None:
+    """Raises UserError: an image's name or path is longer than the file system under `out` allows."""
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    longest, whole = os.pathconf(there, "PC_NAME_MAX"), os.pathconf(there, "PC_PATH_MAX")
+    for split, source in sources.items():
+        classes = [len(os.fsencode(name)) for name in source.classes]
+        above = len(os.fsencode(out / split)) + 2  # slashes
+        for index, (label, name) in enumerate(zip(source.labels.tolist(), names[split], strict=True)):
+            own = len(os.fsencode(_part_name(name)))
+            if max(own, classes[label]) > longest or above + classes[label] + own >= whole:
+                why = f"its name is too long for a file under {out}; format=shards takes it"
+                raise UserError(f"{source.name(index)}: {why}")
+
+
+def _part_name(name: str) -> str:
+    return f".{name}.part"
+
+
 def _write(path: Path, data: bytes) -> None:
     """Whole or absent: under a dot-name, which readers skip, until it is complete."""
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(_part_name(path.name))
     part.write_bytes(data)
     os.replace(part, path)
