@@ -48,10 +48,8 @@ class TrainStream:
         check_shares(cfg, world)
         self._rank, self._world = rank, world
         if cfg.data.batch_size > len(source):
-            raise UserError(
-                f"data.batch_size={cfg.data.batch_size} is more than the {len(source)} training images;"
-                " take a smaller data.batch_size and a data.lane that divides it"
-            )
+            few = f"data.batch_size={cfg.data.batch_size} is more than the {len(source)} training images"
+            raise UserError(f"{few}; {_fitting_batch(cfg, len(source), world)}")
         self._source, self._cfg, self._device, self._timeout_s = source, cfg, device, timeout_s
         skip = cfg.data.bad_images is BadImages.skip
         self._fetch = Fetch(
@@ -266,6 +264,21 @@ def check_shares(cfg: TrainConfig, world: int) -> None:
             f"data.batch_size={cfg.data.batch_size}: takes a multiple of {passes * world * lane}"
             f" ({parts} x data.lane={lane})"
         )
+
+
+def _fitting_batch(cfg: TrainConfig, images: int, world: int) -> str:
+    """What makes a batch of no more than `images` that the checks of configuration and `world` ranks accept."""
+    if images < 2 * world > 2:
+        return f"take fewer GPUs than {world}"
+    # Two a pass, as mixing pairs them.
+    passes = cfg.optim.accumulate if 2 * cfg.optim.accumulate * world <= images else 1
+    share = 1 << (images // (passes * world)).bit_length() - 1
+    found = [f"data.batch_size={passes * world * share}"]
+    if share % cfg.data.lane:
+        found.append(f"data.lane={share}")
+    if passes != cfg.optim.accumulate:
+        found.append(f"optim.accumulate={passes}")
+    return f"add {' '.join(found)}"
 
 
 def _mode(cfg: TrainConfig) -> Mode:

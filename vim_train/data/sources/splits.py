@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vim_train.config.errors import UserError
 from vim_train.config.schema import DataConfig
@@ -139,19 +140,43 @@ def _check_empty(data: DataConfig, part: Part, listing: Listing) -> None:
 def _held_out(part: Part, listing: Listing, data: DataConfig, split: str) -> Listing:
     """The share of a part without validation images that is for `split`."""
     fraction = f"data.val_fraction={data.val_fraction}"
+    mask = _chosen(listing, data.val_fraction)
+    if not mask.any():
+        raise UserError(f"{part.where}: {fraction} holds out none of {len(listing)} images; {_cure(listing)}")
+    if split == "val":
+        return select(listing, mask)
+    for label in _starved(listing, mask):
+        images = int((listing.labels == label).sum())
+        where = f"{part.where}/{listing.classes[label]}"
+        raise UserError(f"{where}: {fraction} leaves none of its {images} images to train on; {_cure(listing)}")
+    return select(listing, ~mask)
+
+
+def _chosen(listing: Listing, fraction: float) -> NDArray[np.bool_]:
+    """Which images are held out."""
     loose = not listing.containers
     mask = np.zeros(len(listing), bool)
     for row, (label, name) in enumerate(zip(listing.labels.tolist(), listing.names.tolist(), strict=True)):
         path = os.fsdecode(name)
         below = path if loose else f"{listing.classes[label]}/{os.path.basename(path)}"
-        mask[row] = held_out(below, data.val_fraction)
-    if not mask.any():
-        raise UserError(f"{part.where}: {fraction} holds out none of {len(listing)} images; raise it or add val/")
-    if split == "val":
-        return select(listing, mask)
+        mask[row] = held_out(below, fraction)
+    return mask
+
+
+def _starved(listing: Listing, mask: NDArray[np.bool_]) -> list[int]:
+    """Classes with images that are all held out."""
     every = np.bincount(listing.labels, minlength=len(listing.classes))
     left = np.bincount(listing.labels[~mask], minlength=len(listing.classes))
-    for label in np.flatnonzero((left == 0) & (every > 0)).tolist():
-        where = f"{part.where}/{listing.classes[label]}"
-        raise UserError(f"{where}: {fraction} leaves none of its {every[label]} images to train on")
-    return select(listing, ~mask)
+    starved: list[int] = np.flatnonzero((left == 0) & (every > 0)).tolist()
+    return starved
+
+
+def _cure(listing: Listing) -> str:
+    """The smallest share in hundredths that leaves either side something, if there is one."""
+    for hundredths in range(1, 100):
+        mask = _chosen(listing, hundredths / 100)
+        if _starved(listing, mask):
+            break
+        if mask.any():
+            return f"take data.val_fraction={hundredths / 100} or add val/"
+    return "add val/"
