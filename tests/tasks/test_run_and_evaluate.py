@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString
 
 from vim_train.config.errors import UserError
 from vim_train.config.schema import EvalCommand, Resume, Weights
 from vim_train.tasks.evaluate import _check_classes, _wanted
-from vim_train.tasks.run import _check_same_data
+from vim_train.tasks.run import _assignment, _check_same_data
 
 THEN = {"classes": ["a", "b"], "fingerprint": "1"}
 
@@ -47,3 +49,13 @@ def test_a_file_is_evaluated_as_the_weights_it_holds(tmp_path: Path, name: str, 
     command.weights = Weights.ema if held is Weights.raw else Weights.raw
     with pytest.raises(UserError, match=f"holds the {held.value} weights"):
         _wanted(command)
+
+
+@pytest.mark.parametrize(
+    "name", ["run", "a-b_2.c", "quickstart-seed=0,gpus=2", 'with "quotes"', "back\\slash", "ü ö", "a:b"]
+)
+def test_a_suggested_run_name_is_read_as_it_was(name: str) -> None:
+    override = OverridesParser.create().parse_override(_assignment("run.name", name))
+    assert override.key_or_group == "run.name"
+    value = override.value()
+    assert (value.text if isinstance(value, QuotedString) else value) == name

@@ -62,7 +62,8 @@ def device_line(device: torch.device, world: int) -> str:
         count = torch.cuda.device_count()
         idle = f", one of {count}: gpus={count} trains on all" if count > 1 and world == 1 else ""
         return f"{times}{torch.cuda.get_device_name(device)}{idle}"
-    return f"{times}cpu ({_cpu_name()}), {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{times}cpu ({_cpu_name()}), {threads} thread{'s' if threads > 1 else ''}"
 
 
 def _batch_line(cfg: TrainConfig, world: int) -> str:

@@ -1,5 +1,7 @@
 """A whole run: set up, build, take up an earlier checkpoint, train, leave with an exit code."""
 
+import os
+import re
 import shlex
 import shutil
 import sys
@@ -25,7 +27,7 @@ from vim_train.engine.loop import Trainer
 from vim_train.engine.ranks import Ranks, join_ranks
 from vim_train.engine.rundir import Run, open_run
 from vim_train.engine.schedule import Schedule
-from vim_train.engine.setup import configure_torch
+from vim_train.engine.setup import choose_device, configure_torch
 from vim_train.engine.state import DivergedError
 from vim_train.engine.stopping import StopRequest, stop_on_signals
 from vim_train.report.report import NullReport, Report, open_report
@@ -47,6 +49,7 @@ def train(cfg: TrainConfig, plain: Plain) -> int:
         LostRankError: another rank has ended or does not answer.
     """
     if cfg.gpus is not None and not launched():
+        choose_device(cfg.device)
         return launch(cfg.gpus, cfg.device, _arguments(cfg))
     with join_ranks(cfg.device) as ranks:
         # The first looks through the images, the others find the index it has left.
@@ -69,7 +72,7 @@ def train(cfg: TrainConfig, plain: Plain) -> int:
 def _arguments(cfg: TrainConfig) -> list[str]:
     """The command line again; of a sweep, that of the job."""
     if HydraConfig.get().mode is RunMode.MULTIRUN:
-        return [*HydraConfig.get().overrides.task, f"run.name={cfg.run.name}"]
+        return [*HydraConfig.get().overrides.task, _assignment("run.name", cfg.run.name)]
     return sys.argv[1:]
 
 
@@ -82,6 +85,9 @@ class Opened(NamedTuple):
 
 
 def _build(cfg: TrainConfig, ranks: Ranks) -> tuple[Classification, Schedule]:
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if cfg.gpus not in (None, here):
+        raise UserError(f"gpus={cfg.gpus}: a launcher has started {here} processes here; leave gpus out")
     configure_torch(cfg.ops, cfg.determinism, ranks.device)
     task = Classification(cfg, ranks)
     return task, Schedule(cfg.schedule, peak_lr(cfg.optim, cfg.data.batch_size), task.steps_per_epoch)
@@ -192,9 +198,17 @@ def _next(cfg: TrainConfig, run_dir: Path) -> list[str]:
     given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
     kept = [item for item in given if not item.startswith(("run.name=", "schedule.epochs="))]
     train = _command("vim-train")
-    longer = shlex.join([train, *kept, f"run.name={cfg.run.name}-longer", f"schedule.epochs={2 * cfg.schedule.epochs}"])
+    name = _assignment("run.name", f"{cfg.run.name}-longer")
+    longer = shlex.join([train, *kept, name, f"schedule.epochs={2 * cfg.schedule.epochs}"])
     own = f"{train} data=folder data.root=PHOTOS data.img_size=28 run.name=mine  # one folder a class"
     return [f"{_command('vim-eval')} checkpoint={run_dir}", longer, own]
+
+
+def _assignment(key: str, value: str) -> str:
+    """As Hydra reads it: what is not plain stands in quotes."""
+    if re.fullmatch(r"[\w.@/+-]+", value):
+        return f"{key}={value}"
+    return key + '="' + value.replace('"', '\\"') + '"'
 
 
 def _command(name: str) -> str:
