@@ -78,6 +78,32 @@ def test_the_installed_pillow_in_its_own_order(library: PixelLibrary, files: lis
             np.testing.assert_array_equal(decoded(library, data, plan, mode), expected, str(plan))
 
 
+def test_tables_that_a_file_lacks_are_not_taken_from_the_one_before(default: PixelLibrary) -> None:
+    """libjpeg's decompressor, and its tables with it, is kept from one image to the next."""
+    noise = np.random.Generator(np.random.Philox(8)).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    image, plan = Image.fromarray(noise), Plan((0, 0, 40, 40), (20, 20), (0, 0, 20, 20), int(FILTERS[1]))
+    whole = encode(image, quality=90)
+    for others in (encode(image, quality=20, optimize=True), encode(image, quality=20, progressive=True)):
+        for marker in (b"\xff\xdb", b"\xff\xc4"):
+            lacking = without(others, marker)
+            alone = decoded(default, lacking, plan)
+            assert decoded(default, whole, plan) is not None
+            after = decoded(default, lacking, plan)
+            assert (alone is None) == (after is None)
+            if alone is not None:
+                np.testing.assert_array_equal(after, alone)
+
+
+def without(data: bytes, marker: bytes) -> bytes:
+    """A JPEG without its segments of `marker` before the first scan."""
+    found, at = data[:2], 2
+    while data[at : at + 2] != b"\xff\xda":
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        found += b"" if data[at : at + 2] == marker else data[at:end]
+        at = end
+    return found + data[at:]
+
+
 def _pillows_order() -> ColumnsFirst:
     if int(PIL.__version__.split(".")[0]) >= 13:
         return ColumnsFirst.WHERE_HEIGHT_IS_LOST

@@ -18,7 +18,13 @@ struct Pixels {
 
 int32_t open_libjpeg(const char* path, char* reason, int32_t reason_size);
 
-int32_t read_header(const uint8_t* data, int64_t size, vtp_header* header);
+// What a header says, for us too.
+struct Header : vtp_header {
+  bool subsampled;   // some component has fewer samples than another
+  bool self_reliant; // one scan, and every table that it uses is defined before it
+};
+
+int32_t read_header(const uint8_t* data, int64_t size, Header& header);
 
 // The pixels of `wanted`, which lies inside the image; they stay in `scratch` until its next use.
 int32_t decode(const uint8_t* data, int64_t size, const Rectangle& wanted, Scratch& scratch, Pixels& pixels);

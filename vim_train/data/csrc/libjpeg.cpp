@@ -69,6 +69,7 @@ int32_t open_libjpeg(const char* path, char* reason, int32_t size) {
   } const wanted[] = {
       {"jpeg_std_error", &found.std_error},
       {"jpeg_CreateDecompress", &found.create},
+      {"jpeg_abort_decompress", &found.abort},
       {"jpeg_destroy_decompress", &found.destroy},
       {"jpeg_read_header", &found.read_header},
       {"jpeg_start_decompress", &found.start},

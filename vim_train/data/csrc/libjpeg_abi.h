@@ -74,6 +74,7 @@ constexpr size_t kLargestDecompressor = 2048;
 struct Functions {
   ErrorManager* (*std_error)(ErrorManager*);
   void (*create)(Decompressor*, int version, size_t size);
+  void (*abort)(Decompressor*);
   void (*destroy)(Decompressor*);
   int (*read_header)(Decompressor*, int require_image);
   int (*start)(Decompressor*);

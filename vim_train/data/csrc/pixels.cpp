@@ -176,7 +176,10 @@ VTP_EXPORT int32_t vtp_open_libjpeg(const char* path, char* reason, int32_t reas
 }
 
 VTP_EXPORT int32_t vtp_read_header(const uint8_t* data, int64_t size, vtp_header* header) {
-  return vtp::read_header(data, size, header);
+  vtp::Header found;
+  const int32_t status = vtp::read_header(data, size, found);
+  *header = found;
+  return status;
 }
 
 VTP_EXPORT int32_t vtp_from_jpeg(const uint8_t* data, int64_t size, const vtp_plan* plan, uint8_t* out) {
