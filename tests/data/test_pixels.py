@@ -78,6 +78,19 @@ def test_the_installed_pillow_in_its_own_order(library: PixelLibrary, files: lis
             np.testing.assert_array_equal(decoded(library, data, plan, mode), expected, str(plan))
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_widths_that_are_resized_straight_to_planes(mode: Mode, library: PixelLibrary, files: list[bytes]) -> None:
+    """At every number of taps, with rows that fill no block."""
+    rng = random.Random(6)
+    for data in files[:40]:
+        image = Image.open(io.BytesIO(data)).convert(mode)
+        drawn = random_plan(rng, image.size)
+        width, height = rng.choice((32, 64, 96)), rng.randint(1, 96)
+        plan = replace(drawn, resized=(width + rng.randint(0, 9), height), window=(0, 0, width, height))
+        expected = by_pillow(image, plan, vertical_first=False)
+        np.testing.assert_array_equal(decoded(library, data, plan, mode), expected, str(plan))
+
+
 def test_tables_that_a_file_lacks_are_not_taken_from_the_one_before(default: PixelLibrary) -> None:
     """libjpeg's decompressor, and its tables with it, is kept from one image to the next."""
     noise = np.random.Generator(np.random.Philox(8)).integers(0, 256, (40, 40, 3), dtype=np.uint8)

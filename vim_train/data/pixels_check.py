@@ -47,7 +47,10 @@ def _picture(width: int, height: int) -> Image.Image:
 
 
 def _crops(size: tuple[int, int]) -> Iterator[Plan]:
-    """Up- and downscaling by little and much, along one axis and both, and crops that touch no edge and every edge."""
+    """Up- and downscaling by little and much, along one axis and both, and crops that touch no edge and every edge.
+
+    Among them widths that 32 divides, for which the library has kernels of their own.
+    """
     width, height = size
     for crop in (
         (0, 0, width, height),
@@ -55,7 +58,7 @@ def _crops(size: tuple[int, int]) -> Iterator[Plan]:
         (width - 60, height - 23, 60, 23),
         (5, height - 140, 31, 140),
     ):
-        for resized in ((48, 40), (80, 160), (crop[2], 33), (37, crop[3])):
+        for resized in ((48, 40), (64, 160), (crop[2], 33), (37, crop[3])):
             for number, resample in enumerate((_BILINEAR, _BICUBIC)):
                 yield Plan(crop, resized, (0, 0, *resized), int(resample), flip_x=number == 0, flip_y=resized[0] == 48)
     yield Plan((3, 2, 90, 140), (70, 110), (11, 13, 48, 48), int(_BICUBIC))

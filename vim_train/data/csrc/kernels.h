@@ -23,7 +23,9 @@ struct Kernels {
   const Layout* layout;
   // Along rows, from `in`, whose pixels begin at axis.start; `flip` mirrors the output.
   void (*horizontal)(const Image& in, const Axis& axis, bool flip, const Image& out);
-  // Along columns; rows of both have room for width rounded up to 16 pixels.
+  // The same for a number of outputs that 8 divides, to a row of red, one of green and one of blue beside each other.
+  void (*horizontal_planes)(const Image& in, const Axis& axis, bool flip, const Image& out);
+  // Along columns; rows of both have room for width rounded up to 8 pixels.
   void (*vertical)(const Image& in, const Axis& axis, bool flip, const Image& out);
   void (*to_grey)(const Image& image);
   void (*to_planes)(const Image& image, int32_t planes, uint8_t* out);

@@ -144,7 +144,30 @@ int32_t resize(const vtp_plan& plan, const Axes& axes, const Image& source, cons
   return VTP_OK;
 }
 
+// Whether the second pass can write the planes of `out`, so that neither pass meets the unused byte.
+bool ends_in_planes(const vtp_plan& plan, const Axes& axes) {
+  return axes.x.resampled && axes.y.resampled && !plan.vertical_first && plan.op_count == 0 && plan.channels != 4 &&
+         plan.window[2] % 32 == 0;
+}
+
+int32_t resize_to_planes(const vtp_plan& plan, const Axes& axes, const Image& source, uint8_t* out) {
+  const int32_t width = plan.window[2], height = plan.window[3];
+  const int64_t stride = int64_t{width} * 3;
+  const Image between = {memory().between.take(stride * source.height), stride, width, source.height};
+  if (!between.data) return VTP_OUT_OF_MEMORY;
+  kernels->horizontal_planes(source, axes.x, plan.flip_x, between);
+  for (int32_t plane = 0; plane < plan.channels; ++plane) {
+    // To the vertical pass, four bytes of a plane are a pixel.
+    const Image in = {between.data + int64_t{plane} * width, stride, width / 4, source.height};
+    const Image planar = {out + int64_t{plane} * width * height, width, width / 4, height};
+    kernels->vertical(in, axes.y, plan.flip_y, planar);
+  }
+  memory().trim();
+  return VTP_OK;
+}
+
 int32_t finish(const vtp_plan& plan, const Axes& axes, const Image& source, uint8_t* out) {
+  if (ends_in_planes(plan, axes)) return resize_to_planes(plan, axes, source, out);
   Image first, second;
   const int32_t width = plan.window[2], height = plan.window[3];
   if (!take(memory().image, width, height, first) || !take(memory().other, width, height, second))

@@ -199,6 +199,8 @@ inline void add_rows(Sums sums[4], const uint8_t* const rows[2], int64_t x, cons
 
 #endif
 
+using Value = decltype(Sums().value());
+
 #if defined(__AVX2__)
 
 inline void store_pixels(const Sums& sums, uint8_t* at, int64_t stride) {
@@ -209,6 +211,26 @@ inline void store_pixels(const Sums& sums, uint8_t* at, int64_t stride) {
   int32_t row1 = _mm_cvtsi128_si32(_mm256_extracti128_si256(bytes, 1));
   memcpy(at, &row0, 4);
   memcpy(at + stride, &row1, 4);
+}
+
+// Eight neighbouring pixels to planes that are `plane` bytes apart.
+inline void store_planes(const Value values[8], uint8_t* at, int64_t plane, int64_t stride) {
+  const __m256i by_channel = _mm256_broadcastsi128_si256(
+      _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+  __m256i four[2];
+  for (int i = 0; i < 2; ++i, values += 4) {
+    __m256i front = _mm256_packs_epi32(values[0], values[1]);
+    __m256i back = _mm256_packs_epi32(values[2], values[3]);
+    four[i] = _mm256_shuffle_epi8(_mm256_packus_epi16(front, back), by_channel);
+  }
+  __m256i red_green = _mm256_unpacklo_epi32(four[0], four[1]), blue = _mm256_unpackhi_epi32(four[0], four[1]);
+  for (int row = 0; row < 2; ++row, at += stride) {
+    __m128i rg = row ? _mm256_extracti128_si256(red_green, 1) : _mm256_castsi256_si128(red_green);
+    __m128i b = row ? _mm256_extracti128_si256(blue, 1) : _mm256_castsi256_si128(blue);
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(at), rg);
+    _mm_storeh_pd(reinterpret_cast<double*>(at + plane), _mm_castsi128_pd(rg));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(at + 2 * plane), b);
+  }
 }
 
 inline void store_bytes(const Sums sums[4], uint8_t* at) {
@@ -226,6 +248,25 @@ inline void store_pixels(const Sums& sums, uint8_t* at, int64_t) {
   memcpy(at, &pixel, 4);
 }
 
+inline void store_planes(const Value values[8], uint8_t* at, int64_t plane, int64_t) {
+  __m128i four[2];
+  for (int i = 0; i < 2; ++i, values += 4) {
+    __m128i front = _mm_packs_epi32(values[0], values[1]);
+    __m128i back = _mm_packs_epi32(values[2], values[3]);
+    four[i] = _mm_packus_epi16(front, back);
+  }
+  // Three times, what stood a half apart comes to stand side by side: pixels of channels become channels of pixels.
+  __m128i low = four[0], high = four[1];
+  for (int i = 0; i < 3; ++i) {
+    __m128i next = _mm_unpacklo_epi8(low, high);
+    high = _mm_unpackhi_epi8(low, high);
+    low = next;
+  }
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(at), low);
+  _mm_storeh_pd(reinterpret_cast<double*>(at + plane), _mm_castsi128_pd(low));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(at + 2 * plane), high);
+}
+
 inline void store_bytes(const Sums sums[4], uint8_t* at) {
   __m128i front = _mm_packs_epi32(sums[0].value(), sums[1].value());
   __m128i back = _mm_packs_epi32(sums[2].value(), sums[3].value());
@@ -234,12 +275,21 @@ inline void store_bytes(const Sums sums[4], uint8_t* at) {
 
 #else
 
-inline void store_pixels(const Sums& sums, uint8_t* at, int64_t) {
-  Words value = sums.value();
+inline void store_pixel(Words value, uint8_t* at) {
   value = value < 0 ? Words{} : value;
   value = value > 255 ? Words{255, 255, 255, 255} : value;
   Bytes bytes = __builtin_convertvector(value, Bytes);
   memcpy(at, &bytes, 4);
+}
+
+inline void store_pixels(const Sums& sums, uint8_t* at, int64_t) { store_pixel(sums.value(), at); }
+
+inline void store_planes(const Value values[8], uint8_t* at, int64_t plane, int64_t) {
+  for (int i = 0; i < 8; ++i) {
+    uint8_t pixel[4];
+    store_pixel(values[i], pixel);
+    for (int channel = 0; channel < 3; ++channel) at[channel * plane + i] = pixel[channel];
+  }
 }
 
 inline void store_bytes(const Sums sums[4], uint8_t* at) {
