@@ -9,10 +9,11 @@ import ctypes
 import functools
 import io
 import os
+import struct
 import sys
 import warnings
 from collections.abc import Sequence
-from ctypes import POINTER, Structure, byref, c_double, c_int32, c_int64, c_uint8, c_uint32, c_void_p
+from ctypes import Structure, byref, c_double, c_int32, c_int64, c_uint8, c_void_p
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vim_train.data.sketch import Plan
+from vim_train.data.sketch import Plan, Step
 from vim_train.ops.loading import cut_short
 
 ABI_VERSION = 1
@@ -49,21 +50,8 @@ class _Op(Structure):
     )
 
 
-class _Plan(Structure):
-    _fields_ = (
-        ("size", c_uint32),
-        ("grey", c_int32),
-        ("crop", c_int32 * 4),
-        ("resized", c_int32 * 2),
-        ("window", c_int32 * 4),
-        ("filter", c_int32),
-        ("vertical_first", c_int32),
-        ("flip_x", c_int32),
-        ("flip_y", c_int32),
-        ("channels", c_int32),
-        ("op_count", c_int32),
-        ("ops", POINTER(_Op)),
-    )
+_PLAN = struct.Struct("I17iP")
+"""vtp_plan: size, grey, crop, resized, window, filter, vertical_first, flip_x, flip_y, channels, op_count, ops."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +102,8 @@ class PixelLibrary:
 
         False: it is damaged, too large or out of the ordinary: Pillow has to be asked, and `out` is arbitrary.
         """
-        native = self._plan(plan, mode, out)
-        status = self.handle.vtp_from_jpeg(data, len(data), byref(native), out.ctypes.data)
+        native, _kept = self._plan(plan, mode, out)
+        status = self.handle.vtp_from_jpeg(data, len(data), native, out.ctypes.data)
         if status in (_OUT_OF_MEMORY, _NOT_FOR_US, _NO_LIBJPEG):
             return False
         _check(status)
@@ -129,32 +117,38 @@ class PixelLibrary:
             plan = replace(plan, crop=(0, 0, width, height))
         colour = image if image.mode == "RGB" else image.convert("RGB")
         pixels = colour.tobytes("raw", "RGBX")
-        native = self._plan(plan, "RGB", out)
-        _check(self.handle.vtp_from_pixels(pixels, width * 4, width, height, byref(native), out.ctypes.data))
+        native, _kept = self._plan(plan, "RGB", out)
+        _check(self.handle.vtp_from_pixels(pixels, width * 4, width, height, native, out.ctypes.data))
         return True
 
-    def _plan(self, plan: Plan, mode: str, out: NDArray[np.uint8]) -> _Plan:
+    def _plan(self, plan: Plan, mode: str, out: NDArray[np.uint8]) -> tuple[bytes, "ctypes.Array[_Op] | None"]:
+        """As vtp_plan, and the operations that it points to."""
         height, width = plan.window[3], plan.window[2]
         channels = _RGBX if out.shape == (height, width, _RGBX) else out.shape[0]
         if (channels != _RGBX and out.shape != (channels, height, width)) or not out.flags.c_contiguous:
             raise ValueError(f"out is {out.shape}, the plan is for {width}x{height}")
-        ops = (_Op * len(plan.steps))(
-            *(_Op(step.op, step.resample, (*step.fill, 0), 0, (c_double * 6)(*step.value)) for step in plan.steps)
-        )
-        return _Plan(
-            ctypes.sizeof(_Plan),
+        ops = _ops(plan.steps) if plan.steps else None
+        native = _PLAN.pack(  # faster than to fill a ctypes.Structure
+            _PLAN.size,
             mode == "L",
-            plan.crop,
-            plan.resized,
-            plan.window,
+            *plan.crop,
+            *plan.resized,
+            *plan.window,
             plan.resample,
             vertical_pass_first(plan, self.columns_first),
             plan.flip_x,
             plan.flip_y,
             channels,
-            len(ops),
-            ops,
+            len(plan.steps),
+            ctypes.addressof(ops) if ops else 0,
         )
+        return native, ops
+
+
+def _ops(steps: Sequence[Step]) -> "ctypes.Array[_Op]":
+    return (_Op * len(steps))(
+        *(_Op(step.op, step.resample, (*step.fill, 0), 0, (c_double * 6)(*step.value)) for step in steps)
+    )
 
 
 def acceptable_header(library: PixelLibrary, data: bytes, pixel_limit: int) -> JpegHeader | None:

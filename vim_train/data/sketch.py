@@ -13,6 +13,7 @@ from enum import IntEnum
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from timm.data import auto_augment
@@ -188,7 +189,8 @@ def _resized_crop(step: RandomResizedCropAndInterpolation, sketch: Sketch) -> Sk
 
 
 def _flip(step: RandomHorizontalFlip | RandomVerticalFlip, method: Image.Transpose, sketch: Sketch) -> Sketch:
-    return sketch.transpose(method) if torch.rand(1) < step.p else sketch
+    # Of a tensor, item() is the quick way out; it keeps the value, which the tensor would compare in single precision.
+    return sketch.transpose(method) if torch.rand(1).item() < float(np.float32(step.p)) else sketch
 
 
 def sketching(step: object) -> SketchStep | None:
