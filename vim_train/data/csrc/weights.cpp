@@ -38,7 +38,7 @@ void weigh(double center, double inverse, int32_t start, int32_t taps, double* e
   for (int32_t t = 0; t < taps; ++t) rounded[t] = fixed_point(exact[t] / sum);
 }
 
-// One output's weights as signed digits, each in its place of its group: Digit has as many bits as a word has for a tap.
+// One output's weights as signed digits, each in its place of its group. A word holds a Digit for each tap of a group.
 template <typename Digit>
 void split(const int32_t* rounded, int32_t groups, const Layout& layout, Digit* to) {
   const int32_t unit = 1 << layout.bits;
@@ -102,8 +102,9 @@ bool make_axis(int32_t from, int32_t to, int32_t window, int32_t outputs, int32_
     memset(rounded, 0, int64_t{padded} * 4);
     (filter == VTP_BICUBIC ? weigh<cubic> : weigh<triangle>)(center(i), inverse, start, taps, exact,
                                                               rounded + (start - grouped));
-    if (layout.taps == kPairs.taps) split(rounded, axis.groups, kPairs, reinterpret_cast<int16_t*>(packed + i * words * 4));
-    else split(rounded, axis.groups, kQuads, reinterpret_cast<int8_t*>(packed + i * words * 4));
+    uint8_t* to = packed + i * words * 4;
+    if (layout.taps == kPairs.taps) split(rounded, axis.groups, kPairs, reinterpret_cast<int16_t*>(to));
+    else split(rounded, axis.groups, kQuads, reinterpret_cast<int8_t*>(to));
     first[i] = grouped - begin;
   }
   axis.first = first;

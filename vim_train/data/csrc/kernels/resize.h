@@ -45,7 +45,7 @@ inline void horizontal_planes_rows(const uint8_t* in, int64_t in_stride, const A
   const int32_t groups = known_groups ? known_groups : axis.groups, outputs = axis.outputs;
   const int32_t *first = axis.first, *weights = axis.weights;
   for (int32_t x = 0; x < outputs; x += 8) {
-    // The next rows: libjpeg has just written them, but too many at once to stay near. Fetching past the image is harmless.
+    // The next rows: just decoded, but too many to have stayed in the cache. To prefetch past the image is harmless.
     const uint8_t* next = in + int64_t{first[flip ? outputs - 8 - x : x]} * 4 + vectors * kRows * in_stride;
     for (int row = 0; row < vectors * kRows; ++row) __builtin_prefetch(next + row * in_stride);
     Value values[vectors][8];
