@@ -45,6 +45,19 @@ def test_paths_longer_than_the_field(kind: str) -> None:
     assert contents(data, scanned(data)) == [(name.encode(), body) for name, body in members]
 
 
+def test_names_begin_without_a_dot_and_slash(tmp_path: Path) -> None:
+    """As of `tar cf x.tar .`, beside names that have none."""
+    file = tmp_path / "x.tar"
+    with tarfile.open(file, "w") as archive:
+        for name in ("./", "./a.jpg", "./n01/b.jpg", "c.jpg", f"./{'long' * 40}.jpg"):
+            info = tarfile.TarInfo(name)
+            info.type = tarfile.DIRTYPE if name == "./" else tarfile.REGTYPE
+            archive.addfile(info)
+    with file.open("rb") as open_file:
+        members = scan(open_file.fileno(), str(file))
+    assert members.names.tolist() == [b"a.jpg", b"n01/b.jpg", b"c.jpg", b"long" * 40 + b".jpg"]
+
+
 def test_an_archive_inside_another_is_read_in_place() -> None:
     inner = tar_of([("a.jpg", b"abc"), ("b.jpg", b"")])
     outer = tar_of([("first", b"x" * 700), ("in.tar", inner)])

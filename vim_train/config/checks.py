@@ -166,6 +166,8 @@ def check_export(cfg: ExportCommand) -> None:
     """
     _check_ranges(cfg)
     _check_data(cfg.data)
+    if not cfg.out:
+        raise _refusal("out", cfg.out, "a folder, new or of the same export")
     if Path(cfg.out).is_file():
         raise UserError(f"out={cfg.out}: is a file; takes a folder, new or of the same export")
     if cfg.format is ExportFormat.folder and cfg.shard_images != ExportCommand.shard_images:
@@ -181,6 +183,8 @@ def check_data_command(cfg: IndexCommand | VerifyCommand | CountCommand) -> None
     """
     _check_ranges(cfg)
     _check_data(cfg.data)
+    if isinstance(cfg, VerifyCommand) and cfg.hashes == "":
+        raise _refusal("hashes", cfg.hashes, "a file, new or written by verify")
     if isinstance(cfg, VerifyCommand) and cfg.hashes is not None and not Path(cfg.hashes).resolve().parent.is_dir():
         raise UserError(f"hashes={cfg.hashes}: no such folder")
 
@@ -227,6 +231,8 @@ def _check_data(data: DataConfig) -> None:
         raise UserError(f"data.root={data.root}: goes with data=folder; data=fashion has its own images")
     if data.root is None:
         return
+    if not data.root:
+        raise _refusal("data.root", data.root, "the folder of the images")
     if not Path(data.root).exists():
         raise UserError(f"data.root={data.root}: no such folder")
     if not Path(data.root).is_dir():

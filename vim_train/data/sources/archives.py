@@ -118,7 +118,7 @@ def only_images(members: tar.Members) -> tar.Members:
 
 
 def _is_image(name: bytes) -> bool:
-    return is_image(name) and not name.startswith(b".") and b"/." not in name.removeprefix(b"./")
+    return is_image(name) and not name.startswith(b".") and b"/." not in name
 
 
 def _class_name(name: str) -> str:

@@ -58,6 +58,8 @@ class _Found:
 def scan(fd: int, path: str, start: int = 0, end: int | None = None, tick: Tick | None = None) -> Members:
     """Members of the archive at bytes [start, end) of the open file `fd`; `end` None: to the end of the file.
 
+    Names come without the ./ in front that `tar cf x.tar .` gives them.
+
     Args:
         path: what messages call the file.
 
@@ -72,6 +74,9 @@ def scan(fd: int, path: str, start: int = 0, end: int | None = None, tick: Tick 
     if stopped_by is not None:
         raise stopped_by
     names = np.concatenate(found.names) if found.names else np.empty(0, "S1")
+    dotted = names.astype("S2") == b"./"
+    if dotted.any():
+        names[dotted] = [name[2:] for name in names[dotted].tolist()]
     return Members(names, np.array(found.offsets, np.int64), np.array(found.sizes, np.int64))
 
 
