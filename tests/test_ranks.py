@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -129,7 +130,8 @@ def test_a_mistake_is_one_line_of_one_rank(tmp_path: Path, photos: Path) -> None
 
 def test_torchrun_starts_the_same_run(tmp_path: Path, photos: Path) -> None:
     args = arguments(tmp_path, photos, "schedule.epochs=2", "device=cpu", "optim.accumulate=1")
-    command = ["torchrun", "--standalone", "--nproc-per-node=2", "-m", "vim_train.cli.train", *args]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*torchrun, "-m", "vim_train.cli.train", *args]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "test" / "summary.json").read_text())["finished"] is True
