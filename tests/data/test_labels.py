@@ -49,7 +49,7 @@ def unpack(archive: Path) -> None:
     import tarfile
 
     with tarfile.open(archive) as file:
-        file.extractall(archive.parent, filter="data")
+        file.extractall(archive.parent)
     archive.unlink()
 
 
