@@ -29,8 +29,8 @@ def guarded(program: str, debug: bool, work: Callable[[], int]) -> int:
     except BrokenPipeError:  # the reader of our output has left, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
-    except QuietExit as quiet:
-        return quiet.code
+    except QuietExit:
+        return USER_ERROR
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
         return INTERRUPTED

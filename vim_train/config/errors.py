@@ -10,8 +10,4 @@ class LostRankError(Exception):
 
 
 class QuietExit(Exception):
-    """Leave with this exit code; another rank says why."""
-
-    def __init__(self, code: int) -> None:
-        super().__init__(code)
-        self.code = code
+    """A mistake of the user's ends the run, and another rank says which. Exit code 2."""

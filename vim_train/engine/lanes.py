@@ -38,10 +38,14 @@ def add_up(nodes: dict[Node, Tensor], lanes: int) -> dict[Node, Tensor]:
 def strict_gradients(
     parameters: list[nn.Parameter], losses: Iterable[tuple[int, LaneLoss]], lanes: int, ranks: Ranks
 ) -> Tensor:
-    """Leave in every `.grad` the mean over all lanes of the step; returns that of the loss.
+    """Leave in every `.grad` the mean over all lanes of the step; returns that of the loss, a scalar.
 
     Args:
         losses: this rank's lanes, each with its number in the step.
+        lanes: in the whole step.
+
+    Raises:
+        LostRankError: another rank has ended or does not answer.
     """
     nodes: dict[Node, Tensor] = {}
     for number, compute in losses:

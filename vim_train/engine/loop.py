@@ -91,10 +91,10 @@ class Trainer(Generic[B]):
         stopping = False
         while counters.step < total and not stopping:
             lr = self.schedule.lr(counters.step)
-            loss, images = self._step(batches, lr)
+            loss = self._step(batches, lr)
             counters.step += 1
 
-            meter.update(images, self.task.data_wait())
+            meter.update(cfg.data.batch_size, self.task.data_wait())
             self.report.progress(counters.step, loss, lr, meter.images_per_s, meter.data_wait, memory_mb(self.device))
             if due("log"):
                 self._log(lr, meter)
@@ -106,8 +106,8 @@ class Trainer(Generic[B]):
             meter.resume()
         return self.last_metrics
 
-    def _step(self, batches: Iterator[B], lr: float) -> tuple[float, int]:
-        """Forward, backward and update over one global batch; returns its loss and images."""
+    def _step(self, batches: Iterator[B], lr: float) -> float:
+        """Forward, backward and update over one global batch; returns its loss."""
         optim, state, scaler = self.cfg.optim, self.state, self.state.precision.scaler
         loss = self._strict_gradients(batches) if self.strict else self._gradients(batches)
         scaler.unscale_(state.optimizer)
@@ -122,7 +122,7 @@ class Trainer(Generic[B]):
             state.window.add(loss_value, norm_value)
         scaler.update()  # lowers the scale where `unscale_` met an overflow
         state.optimizer.zero_grad(set_to_none=True)
-        return loss_value, self.cfg.data.batch_size
+        return loss_value
 
     def _gradients(self, batches: Iterator[B]) -> Tensor:
         """Leave the global batch's gradients in the parameters; returns its loss."""

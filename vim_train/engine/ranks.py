@@ -26,8 +26,6 @@ from vim_train.engine.setup import choose_device
 LIMIT = timedelta(minutes=10)
 """How long a rank waits for the others before it takes them for lost."""
 
-USER_ERROR = 2
-
 _LOST = "another rank has ended or does not answer"
 _PR_SET_PDEATHSIG = 1
 
@@ -55,6 +53,7 @@ class Ranks:
         return value
 
     def largest(self, number: int) -> int:
+        """The largest of everyone's numbers."""
         if self.world == 1:
             return number
         tensor = torch.tensor(number)
@@ -70,7 +69,7 @@ class Ranks:
         return values
 
     def once(self, work: Callable[[], T]) -> T:
-        """What `work` returns in rank 0, where alone it runs."""
+        """What `work` returns in rank 0, where alone it runs; if it raises, the others raise LostRankError in time."""
         if self.world == 1:
             return work()
         told: list[Any] = [work() if self.first else None]
@@ -98,7 +97,7 @@ class Ranks:
             return cast(T, result)
         if error is not None and failed[0] == self.rank:
             raise error
-        raise QuietExit(USER_ERROR)
+        raise QuietExit
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """`model`, whose gradients a backward pass averages over ranks."""

@@ -106,7 +106,8 @@ def _train(
     stop: StopRequest,
     ranks: Ranks,
 ) -> int:
-    report.start(provenance(cfg, task, schedule, run.path))
+    if ranks.first:
+        report.start(provenance(cfg, task, schedule, run.path))
     notes = run.notes + ranks.together(lambda: _start_weights(cfg, run, task))
     meta = {
         "config": _identity(cfg),
