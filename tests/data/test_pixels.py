@@ -196,6 +196,7 @@ KINDS: dict[str, tuple[Mode | str, dict[str, object]]] = {
     "4:2:2": ("RGB", {"subsampling": 1}),
     "best": ("RGB", {"quality": 100, "subsampling": 0}),
     "worst": ("RGB", {"quality": 1}),
+    "codes of its own": ("RGB", {"quality": 97, "optimize": True}),
     "grey": ("L", {}),
     "progressive grey": ("L", {"progressive": True}),
     "restarts": ("RGB", {"restart_marker_blocks": 3}),
@@ -284,20 +285,20 @@ def damaged(rng: random.Random, data: bytes) -> bytes:
     return bytes(changed)
 
 
-def test_damaged_jpegs_have_pillows_pixels_or_are_left_to_it(default: PixelLibrary, files: list[bytes]) -> None:
+def test_damaged_jpegs_have_pillows_pixels_or_are_left_to_it(library: PixelLibrary, files: list[bytes]) -> None:
     rng, taken = random.Random(6), 0
-    default = replace(default, columns_first=_pillows_order())
-    for number in range(2000):
+    library = replace(library, columns_first=_pillows_order())
+    for number in range(1500):
         mode, options = rng.choice(list(KINDS.values()))
         if number % 8 == 0:
             image = Image.open(io.BytesIO(rng.choice(files))).convert(mode)
             whole = encode(image.resize((rng.randint(1, 90), rng.randint(1, 90))), **options)
         data = damaged(rng, whole)
-        header = acceptable_header(default, data, 1_000_000)
+        header = acceptable_header(library, data, 1_000_000)
         if header is None:
             continue
         plan = random_plan(rng, (header.width, header.height))
-        answer = decoded(default, data, plan)
+        answer = decoded(library, data, plan)
         if answer is not None:
             taken += 1
             with Image.open(io.BytesIO(data)) as image:  # and Pillow raises nothing

@@ -13,6 +13,7 @@
 
 #include <algorithm>
 
+#include "entropy.h"
 #include "libjpeg.h"
 
 namespace vtp {
@@ -73,6 +74,7 @@ struct Job {
   int64_t size;
   bool subsampled;
   Rectangle wanted;
+  Entropy* entropy;  // null: libjpeg's own decoder has to do
   Scratch* scratch;
   Pixels* pixels;
 };
@@ -87,6 +89,7 @@ int32_t run(const jpeg::Functions& lib, jpeg::Decompressor* decompressor, const 
   decompressor->out_space = jpeg::kRgbx;
   if (!lib.start(decompressor)) return VTP_NOT_FOR_US;
   if (!complete(*decompressor)) return VTP_NOT_FOR_US;
+  if (job.entropy) take_over(decompressor, *job.entropy);
 
   const int32_t margin = job.subsampled ? kMargin : 0;
   uint32_t left = std::max(wanted.left - margin, 0);
@@ -120,6 +123,7 @@ int32_t run(const jpeg::Functions& lib, jpeg::Decompressor* decompressor, const 
 struct Kept {
   alignas(16) char memory[jpeg::kLargestDecompressor];
   Errors errors;
+  Entropy entropy;
   bool alive = false;
 
   ~Kept() { destroy(); }
@@ -143,7 +147,8 @@ int32_t decode(const uint8_t* data, int64_t size, const Rectangle& wanted, Scrat
   if (!header.self_reliant) kept.destroy();  // a table that is not there must be missed, not taken from another image
   jpeg::Decompressor* decompressor = kept.decompressor();
   jpeg::Source source = {data, static_cast<size_t>(size), be_silent, no_more_data, skip, lib->resync, be_silent};
-  const Job job = {data, size, header.subsampled, wanted, &scratch, &pixels};
+  Entropy* entropy = header.self_reliant && lib->version == 62 ? &kept.entropy : nullptr;
+  const Job job = {data, size, header.subsampled, wanted, entropy, &scratch, &pixels};
 
   int32_t status = VTP_NOT_FOR_US;
   if (setjmp(kept.errors.back) == 0) {

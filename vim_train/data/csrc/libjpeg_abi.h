@@ -1,8 +1,9 @@
 // What we use of libjpeg's binary interface, declared here so that no header has to be installed.
 //
 // libjpeg-turbo emulates version 62 (as Pillow's wheels and most systems build it) or version 80 (Ubuntu, conda). The
-// fields below stand at the same offsets in both; those that differ come later and are not touched. The library itself
-// says which version it is and how large its decompressor is (libjpeg.cpp asks), and refuses any other size.
+// fields below stand at the same offsets in both, up to `components_of_image`; what follows is version 62's, and touched
+// with no other. The library itself says which version it is and how large its decompressor is (libjpeg.cpp asks), and
+// refuses any other size.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
@@ -40,6 +41,21 @@ struct Source {
   void (*term)(Decompressor*);
 };
 
+struct HuffmanTable {
+  uint8_t counts[17];  // codes of each length from 1 to 16
+  uint8_t symbols[256];
+  int sent;
+};
+
+struct Component {
+  int id, index, h_samples, v_samples, quantisation_table, dc_table, ac_table;
+};
+
+struct EntropyDecoder {
+  void (*start_pass)(Decompressor*);
+  int (*decode_mcu)(Decompressor*, int16_t (**blocks)[64]);  // null: the coefficients are not wanted
+};
+
 enum ColorSpace : int { kGrey = 1, kRgb = 2, kYcc = 3, kRgbx = 7 };
 
 struct Decompressor {
@@ -67,6 +83,31 @@ struct Decompressor {
   int output_scan;
   uint32_t output_imcu_row;
   int (*precision)[64];  // of each coefficient of each component: 0 where complete; null unless progressive
+  void* quantisation_tables[4];
+  HuffmanTable *dc_tables[4], *ac_tables[4];
+  int bits_of_sample;
+  Component* components_of_image;
+  int progressive, arithmetic;
+  uint8_t arithmetic_dc_low[16], arithmetic_dc_high[16], arithmetic_ac[16];
+  uint32_t restart_interval;
+  int saw_jfif;
+  uint8_t jfif_major, jfif_minor, density_unit;
+  uint16_t x_density, y_density;
+  int saw_adobe;
+  uint8_t adobe_transform;
+  int cosited;
+  void* markers;
+  int most_h_samples, most_v_samples, least_dct_size;
+  uint32_t imcu_rows;
+  void* range_limit;
+  int components_in_scan_count;
+  Component* components_in_scan[4];
+  uint32_t mcus_in_row, mcu_rows;
+  int blocks_in_mcu, component_of_block[10];
+  int spectral_start, spectral_end, approximation_high, approximation_low;
+  int unread_marker;
+  void *master, *main, *coefficients, *post, *input, *marker;
+  EntropyDecoder* entropy;
 };
 
 constexpr size_t kLargestDecompressor = 2048;
