@@ -15,6 +15,7 @@ from PIL import Image
 
 import vim_train
 from vim_train.config.schema import TrainConfig
+from vim_train.data.pool import _start_worker
 from vim_train.data.sources import open_source
 from vim_train.data.stream import TrainStream
 
@@ -119,6 +120,20 @@ def test_workers_end_with_the_training_process(photo_config: TrainConfig, photo_
     while any(alive(pid) for pid in workers) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not any(alive(pid) for pid in workers)
+
+
+def test_a_worker_whose_training_process_is_gone_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    """Its thread that hands images over would print how the connection broke."""
+
+    def worker(error: BaseException) -> None:
+        _start_worker(torch.zeros(1, 2, dtype=torch.int64), 0)
+        sys.excepthook(type(error), error, None)
+
+    for error in (ConnectionResetError(104, "reset by peer"), EOFError(), ValueError("of our own making")):
+        process = multiprocessing.get_context("fork").Process(target=worker, args=(error,))
+        process.start()
+        process.join()
+    assert capfd.readouterr().err.splitlines() == ["ValueError: of our own making"]
 
 
 def alive(pid: int) -> bool:

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -177,9 +177,16 @@ def _start_worker(board: torch.Tensor, worker: int) -> None:
     for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+    sys.excepthook = partial(_unless_left_alone, sys.excepthook)
     torch.set_num_threads(1)
     gc.freeze()  # what was there before the fork is not gone through again, and its pages stay shared
     board[worker, _PID] = os.getpid()
     info = get_worker_info()
     if info is not None:
         info.dataset.reading = board[worker, _READING:].numpy()  # type: ignore[attr-defined]
+
+
+def _unless_left_alone(hook: Callable[..., object], kind: type[BaseException], error: Any, *rest: Any) -> None:
+    """Threads that hand tensors over meet a broken connection when the training process dies: nobody is to know."""
+    if not isinstance(error, ConnectionError | EOFError):
+        hook(kind, error, *rest)
