@@ -116,12 +116,12 @@ def photo_root(photos: Path, tmp_path: Path) -> Path:
 
 
 def test_index_says_what_it_found(photo_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert data_command.main(["index", f"data.root={photo_root}"]) == 0
+    assert data_command.main(["index", f"data.root={photo_root}", "data.val_fraction=0.2"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"looking through {photo_root}"
     assert [line for line in lines if "images, 4 classes" in line] == [
-        "train: image folders split by data.val_fraction=0.1: 31 images, 4 classes",
-        "val: image folders split by data.val_fraction=0.1: 4 images, 4 classes",
+        "train: image folders split by data.val_fraction=0.2: 26 images, 4 classes",
+        "val: image folders split by data.val_fraction=0.2: 9 images, 4 classes",
     ]
 
 
@@ -129,7 +129,7 @@ def test_verify_lists_what_is_bad_and_leaves_with_1(
     photo_root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    line = ["verify", f"data.root={photo_root}", "hashes=sums.txt"]
+    line = ["verify", f"data.root={photo_root}", "data.val_fraction=0.2", "hashes=sums.txt"]
     assert data_command.main([*line, "data.workers=2"]) == 0
     assert capsys.readouterr().out.endswith(
         "35 images, 0 bad\nhashes written to sums.txt, by path: they fit this form of the data set, and no other\n"

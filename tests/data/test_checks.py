@@ -49,5 +49,5 @@ def test_a_share_that_holds_out_nothing_names_one_that_does(photos: Path) -> Non
     line = f"{photos}: data.val_fraction=0.001 holds out none of 35 images; take data.val_fraction="
     assert str(caught.value).startswith(line)
     data.val_fraction = float(str(caught.value).removeprefix(line).partition(" ")[0])
-    assert len(open_source(data, "val")) == 1
-    assert len(open_source(data, "train")) == 34
+    assert len(open_source(data, "val")) == 7
+    assert len(open_source(data, "train")) == 28

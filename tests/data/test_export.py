@@ -189,7 +189,7 @@ def test_an_interrupted_export_of_shards_goes_on_after_the_last_whole_one(photo_
     assert first.stat().st_mtime_ns == kept
     assert not list(out.glob(".*.part"))
     (out / "images-train-0001.tar").unlink()
-    with pytest.raises(UserError, match="1 of its shards are missing: number 1"):
+    with pytest.raises(UserError, match="1 of its shards is missing: number 1"):
         open_source(DataConfig(name=DataName.folder, root=str(out)), "train")
     (out / "images-train-0002.tar").unlink()
     with pytest.raises(UserError, match=r"_info.json tells of 27 images of train, the shards hold 10"):

@@ -216,8 +216,9 @@ def test_splits_may_come_in_different_forms(roots: dict[str, Path], tmp_path: Pa
 
 def test_the_whole_of_imagenet_21k_is_a_tar_of_tars(roots: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "fall11_whole.tar").symlink_to(roots["tars"] / "ILSVRC2012_img_train.tar")
-    train, val = opened(tmp_path, "train"), opened(tmp_path, "val")
-    assert train.form == "tar of tars fall11_whole.tar split by data.val_fraction=0.1"
+    data = DataConfig(name=DataName.folder, root=str(tmp_path), val_fraction=0.3)
+    train, val = open_source(data, "train"), open_source(data, "val")
+    assert train.form == "tar of tars fall11_whole.tar split by data.val_fraction=0.3"
     assert len(train) + len(val) == 27
 
 

@@ -172,6 +172,10 @@ def test_numbers_without_names_keep_their_order(pictures: Pictures, tmp_path: Pa
     assert source.labels.tolist() == [0, 1, 1, 2]
     val = opened(tmp_path, "val", allow_empty_classes=True)
     assert (val.classes, val.labels.tolist()) == (source.classes, [1])
+    for i in range(3):
+        members[2 * i + 1] = (f"{i}.cls", str(i).encode())
+    (tmp_path / "set-train-0000.tar").write_bytes(tar_of(members[:6]))
+    (tmp_path / "set-val-0000.tar").write_bytes(tar_of(members[:4]))
     assert "lacks classes of" in refusal(tmp_path)
 
 
@@ -195,7 +199,7 @@ def test_shards_are_checked(pictures: Pictures, tmp_path: Path) -> None:
     shard.write_bytes((tmp_path / "imagenet1k-train-0000.tar").read_bytes())
     assert "images are in more than one place of its tar shards: n0" in refusal(tmp_path)
     shard.unlink()
-    assert refusal(tmp_path).endswith("1 of its shards are missing: number 1")
+    assert refusal(tmp_path).endswith("1 of its shards is missing: number 1")
 
 
 @pytest.mark.parametrize("text", [b"-1", b"3.0", b"1e3", b"", b" \n", b"1" * 20])
@@ -255,7 +259,7 @@ def test_parquet_is_checked(pictures: Pictures, tmp_path: Path) -> None:
     file.write_bytes(whole[:-100])
     assert refusal(tmp_path).startswith(f"{file}: cannot be read as Parquet: ")
     file.unlink()
-    assert refusal(tmp_path).endswith("1 of its shards are missing: number 0")
+    assert refusal(tmp_path).endswith("1 of its shards is missing: number 0")
 
 
 def test_parquet_without_pyarrow_is_one_line_with_the_cure(pictures: Pictures, tmp_path: Path) -> None:

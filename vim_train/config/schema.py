@@ -167,7 +167,7 @@ class DataConfig:
     root: str | None = None
     """Folder of the images: train/ and val/ or the classes themselves, ImageNet's tars, tar or Parquet shards."""
     val_fraction: float = 0.1
-    """Where there are no validation images: share that is held out, chosen by a hash of the file's relative path."""
+    """Without validation images: share held out by a hash of each file's relative path, some of each class."""
     img_size: int = 224
     """Side of the square image the model sees, in pixels."""
     batch_size: int = 128

@@ -16,7 +16,7 @@ import numpy as np
 from vim_train.config.errors import UserError
 from vim_train.data.sources.listing import Listing, Part, Progress, fingerprint, in_order
 
-_MAGIC = b"vim-train index 2\n"
+_MAGIC = b"vim-train index 3\n"
 _DIGEST = 16
 _ARRAYS = ("labels", "names", "sizes", "container", "offsets")
 _ALIGN = 64

@@ -1,15 +1,17 @@
 """Loose files: one folder a class, or a flat folder of validation images with a file of labels beside it."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from vim_train.config.errors import UserError
 from vim_train.data.sources.labels import ImageLabels, LabelFile, stem
-from vim_train.data.sources.listing import LOOSE, Listing, Part, Progress, as_names, some
+from vim_train.data.sources.listing import LOOSE, Listing, Part, Progress, as_names, some, stems
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 _EXTENSIONS = tuple(os.fsencode(extension) for extension in EXTENSIONS)
@@ -66,6 +68,35 @@ def flat_folder(base: Path, labels: LabelFile, form: str = "flat folder") -> Par
         return _listing(known.classes, list(found.values()), flat=True)
 
     return Part(f"{form}, labels of {labels.form}", base, str(base), lambda: labels.read().classes, listing)
+
+
+def agreeing(part: Part, labels: LabelFile) -> Part:
+    """The same class folders, refused where `labels`, which lie beside them, put one of their images in another class.
+
+    Labels that cannot be read, or of other images, say nothing.
+    """
+
+    def listing(progress: Progress) -> Listing:
+        found = part.listing(progress)
+        try:
+            known = labels.read()
+        except UserError:  # numbers of some order, or one name in several classes
+            return found
+        names = stems(found.names).tolist()
+        count = Counter(names)
+        unlike = [
+            (os.fsdecode(name), found.classes[label], known.of[name])
+            for name, label in zip(names, found.labels.tolist(), strict=True)
+            if count[name] == 1 and known.of.get(name, found.classes[label]) != found.classes[label]
+        ]
+        if unlike:
+            name, here, there = unlike[0]
+            how = f"{name} is {here} in the one and {there} in the other"
+            images = f"{len(unlike)} image{'s' * (len(unlike) > 1)}"
+            raise UserError(f"{part.where} and {known.where} differ in {images}: {how}; remove the wrong one")
+        return found
+
+    return replace(part, listing=listing)
 
 
 def check_labels(where: str, names: Sequence[bytes], known: ImageLabels) -> None:

@@ -3,13 +3,13 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vim_train.config.errors import UserError
 from vim_train.data.sources.archives import class_tars, flat_tar, tar_of_tars
-from vim_train.data.sources.folder import class_folders, files_in, flat_folder, folders_in, images_in
+from vim_train.data.sources.folder import agreeing, class_folders, files_in, flat_folder, folders_in, images_in
 from vim_train.data.sources.labels import ACCEPTED, find_labels
 from vim_train.data.sources.listing import Part, some
 from vim_train.data.sources.parquet import parquet_shards
@@ -47,32 +47,58 @@ def recognise(root: Path) -> Layout:
     """
     base = next((root / name for name in _KAGGLE if (root / name).is_dir()), root)
     kaggle = base != root or root.name == "CLS-LOC"
-    train, val = _train(base, kaggle), _val(base, _label_folders(base, root), kaggle)
+    label_folders = _label_folders(base, root)
+    train = _only(_train(base, kaggle), "training", base) or _rest(base / "train")
+    val = _only(_val(base, label_folders, kaggle), "validation", base) or _rest(_val_folders(base)[0])
     if train is None and val is None:
         train = _unsplit(base)
     elif val is None and train is not None and not train.files:
         train = _train_or_classes(base, train)
     if train is None and val is None:
         raise UserError(f"{root} holds {_contents(root)}: takes {FORMS}")
+    if train is not None and val is None:
+        _check_val_meant(base, label_folders)
     return Layout(train, val)
 
 
-def _train(base: Path, kaggle: bool) -> Part | None:
-    """Looked for from what is cheapest to read to what is dearest."""
+def _only(parts: Iterator[Part], images: str, base: Path) -> Part | None:
+    """The first of `parts`, if any. Raises UserError: there is another, and which one is meant cannot be told."""
+    first, second = next(parts, None), next(parts, None)
+    if first is not None and second is not None:
+        found = f"{base} holds {images} images in two forms, {first.where} and {second.where}"
+        raise UserError(f"{found}: move one of them away, or give data.root a folder with links to what is meant")
+    return first
+
+
+def _rest(folder: Path) -> Part | None:
+    """A split's folder, where its images are nowhere else: tars of classes, or whatever the reader of folders says."""
+    if names := _class_tars(folder):
+        return class_tars(folder, names)
+    return class_folders(folder) if folder.is_dir() else None
+
+
+def _check_val_meant(base: Path, label_folders: Sequence[Path]) -> None:
+    """Raises UserError: there are no validation images, but their labels, or a part of them: they were meant to be."""
+    names = [name for name in _files(base) + _files(base / "val") if name.startswith(Path(_VAL_TAR).stem)]
+    labels = find_labels(label_folders)
+    if names or labels is not None:
+        there = f"{names[0]}, no whole {_VAL_TAR}" if names or labels is None else f"{labels.form}, but no {_VAL_TAR}"
+        cure = "move it away, or give data.root a folder with a link to the training images"
+        split = f"to hold out data.val_fraction of the training images instead, {cure}"
+        raise UserError(f"{base} holds {there} or val/; put that there, or, {split}")
+
+
+def _train(base: Path, kaggle: bool) -> Iterator[Part]:
+    """Each form that training images have there."""
     folder = base / "train"
     if folders := folders_in(folder):
         _check_unpacked(folder, folders)
-        return class_folders(folder, "Kaggle's tree" if kaggle else "image folders")
+        yield class_folders(folder, "Kaggle's tree" if kaggle else "image folders")
     for parent in (folder, base):
         for name in _TRAIN_TARS:
             if (parent / name).is_file():
-                return tar_of_tars(parent / name)
-    if part := _sharded(base, "train"):
-        return part
-    if names := _class_tars(folder):
-        return class_tars(folder, names)
-    # Whatever is missing in it, the reader of folders says so.
-    return class_folders(folder) if folder.is_dir() else None
+                yield tar_of_tars(parent / name)
+    yield from _sharded(base, "train")
 
 
 def _check_unpacked(folder: Path, folders: Sequence[str]) -> None:
@@ -82,27 +108,29 @@ def _check_unpacked(folder: Path, folders: Sequence[str]) -> None:
         raise UserError(f"{folder} holds class folders and {len(packed)} class tars not yet unpacked: {some(packed)}")
 
 
-def _val(base: Path, label_folders: Sequence[Path], kaggle: bool) -> Part | None:
-    folder = next((path for name in _VAL_FOLDERS if (path := base / name).is_dir()), base / "val")
-    if folders_in(folder):
-        return class_folders(folder)
-    if images_in(folder):
+def _val(base: Path, label_folders: Sequence[Path], kaggle: bool) -> Iterator[Part]:
+    """Each form that validation images have there."""
+    for folder in _val_folders(base):
         labels = find_labels(label_folders)
-        if labels is None:
-            found = f"{images_in(folder)} images but no class folder"
-            raise UserError(f"{folder} holds {found}; without one it needs their labels beside it: {ACCEPTED}")
-        return flat_folder(folder, labels, "Kaggle's tree" if kaggle else "flat folder")
-    for path in (base / _VAL_TAR, folder / _VAL_TAR):
+        if folders_in(folder):
+            yield class_folders(folder) if labels is None else agreeing(class_folders(folder), labels)
+        elif images_in(folder):
+            if labels is None:
+                found = f"{images_in(folder)} images but no class folder"
+                raise UserError(f"{folder} holds {found}; without one it needs their labels beside it: {ACCEPTED}")
+            yield flat_folder(folder, labels, "Kaggle's tree" if kaggle else "flat folder")
+    for path in (base / _VAL_TAR, *(folder / _VAL_TAR for folder in _val_folders(base))):
         if path.is_file():
             labels = find_labels(label_folders)
             if labels is None:
                 raise UserError(f"{path} needs the labels of its images beside it: {ACCEPTED}")
-            return flat_tar(path, labels)
-    if part := _sharded(base, "val"):
-        return part
-    if names := _class_tars(folder):
-        return class_tars(folder, names)
-    return class_folders(folder) if folder.is_dir() else None
+            yield flat_tar(path, labels)
+    yield from _sharded(base, "val")
+
+
+def _val_folders(base: Path) -> list[Path]:
+    """Those there are, else the one there might be."""
+    return [path for name in _VAL_FOLDERS if (path := base / name).is_dir()] or [base / _VAL_FOLDERS[0]]
 
 
 def _label_folders(base: Path, root: Path) -> list[Path]:
@@ -111,22 +139,20 @@ def _label_folders(base: Path, root: Path) -> list[Path]:
     return [base / "val", base, root, *above]
 
 
-def _sharded(base: Path, split: str) -> Part | None:
+def _sharded(base: Path, split: str) -> Iterator[Part]:
     """Tar or Parquet shards, with the split's name in theirs or in their folder's."""
     words = "|".join(_SPLITS[split])
     for folder in (base, base / "data"):
         names = _files(folder)
         if found := [name for name in names if re.search(_OF_SPLIT.format(words), name, re.IGNORECASE)]:
-            return tar_shards(folder, _gapless(folder, found), split)
+            yield tar_shards(folder, _gapless(folder, found), split)
         if found := [name for name in names if re.search(_PARQUET.format(words), name, re.IGNORECASE)]:
-            return parquet_shards(folder, _complete(folder, found))
-    for word in _SPLITS[split]:
-        folder = base / word
+            yield parquet_shards(folder, _complete(folder, found))
+    for folder in (base / word for word in _SPLITS[split]):
         if found := [name for name in _files(folder) if _is_shard(name)]:
-            return tar_shards(folder, _gapless(folder, found), split)
+            yield tar_shards(folder, _gapless(folder, found), split)
         if found := [name for name in _files(folder) if name.endswith(".parquet")]:
-            return parquet_shards(folder, _complete(folder, found))
-    return None
+            yield parquet_shards(folder, _complete(folder, found))
 
 
 def _unsplit(base: Path) -> Part | None:
@@ -169,7 +195,7 @@ def _gapless(folder: Path, names: list[str]) -> list[str]:
     if len(set(numbers)) == len(numbers) and numbers[-1] >= len(numbers):
         absent = sorted(set(range(numbers[-1] + 1)) - set(numbers))
         if absent != [0]:
-            raise UserError(f"{folder}: {len(absent)} of its shards are missing: number {_some(absent)}")
+            raise UserError(_missing(folder, absent))
     return names
 
 
@@ -182,8 +208,13 @@ def _complete(folder: Path, names: list[str]) -> list[str]:
     if counts and len(matches) == len(names):
         absent = sorted(set(range(counts.pop())) - {int(match[1]) for match in matches})
         if absent:
-            raise UserError(f"{folder}: {len(absent)} of its shards are missing: number {_some(absent)}")
+            raise UserError(_missing(folder, absent))
     return names
+
+
+def _missing(folder: Path, numbers: Sequence[int]) -> str:
+    verb = "are" if len(numbers) > 1 else "is"
+    return f"{folder}: {len(numbers)} of its shards {verb} missing: number {_some(numbers)}"
 
 
 def _some(numbers: Sequence[int]) -> str:

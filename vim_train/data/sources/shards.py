@@ -73,6 +73,10 @@ def _shard(path: Path) -> _Shard:
     with open(path, "rb") as file:
         fd = file.fileno()
         labels = [_label(fd, path, name, classes.get(key), records.get(key)) for key, (name, *_) in images.items()]
+        of_classes = set(labels)
+        for (key, (name, *_)), label in zip(images.items(), labels, strict=True):
+            if key in classes and key in records:
+                _check_agree(path, name, label, _record(fd, path, *records[key]), of_classes)
     return _Shard(
         as_names([name for name, *_ in images.values()]),
         np.array([place for _, *place in images.values()], np.int64).reshape(-1, 2),
@@ -85,11 +89,30 @@ def _label(fd: int, path: Path, name: bytes, classes: tuple[int, int] | None, re
     """What is written of an image's class: its .cls, or a word of its .json."""
     if classes is not None:
         return _checked(os.pread(fd, classes[1], classes[0]).strip(), path, name, ".cls")
-    said = {} if record is None else _record(path, *record)
+    said = {} if record is None else _record(fd, path, *record)
     found = next((said[key] for key in ("label", "cls", "class_name") if key in said), None)
     if not isinstance(found, int | float | str):
         raise UserError(f"{path}: {os.fsdecode(name)} has no label: no .cls beside it, nor a .json with label or cls")
     return _checked(str(found).encode(), path, name, ".json")
+
+
+def _check_agree(path: Path, name: bytes, label: bytes, said: dict[str, object], of_classes: set[bytes]) -> None:
+    """Raises UserError: the .json beside an image has another class than the `label` of its .cls.
+
+    A name tells only where it is one of the shard's classes: else it calls the same class by another word.
+    """
+    number = label.isdigit()
+    for key in ("label", "cls") if number else ("label", "cls", "class_name"):
+        value = said.get(key)
+        other = str(value).strip().encode() if isinstance(value, int | str) else b""
+        if number and other.isdigit() and int(other) != int(label):
+            break
+        if not number and other != label and other in of_classes:
+            break
+    else:
+        return
+    members = f"its .cls says {_shown(label)}, its .json {key}={_shown(other)}"
+    raise UserError(f"{path}: {os.fsdecode(name)} has two labels: {members}; mend the wrong one")
 
 
 def _checked(label: bytes, path: Path, name: bytes, suffix: str) -> bytes:
@@ -161,7 +184,10 @@ def _names_from_records(
     found: dict[int, str] = {}
     for number, first in zip(*np.unique(numbers, return_index=True), strict=True):
         offset, size = records[first].tolist()
-        said = _record(paths[first], offset, size) if size >= 0 else {}
+        if size < 0:
+            return None
+        with open(paths[first], "rb") as file:
+            said = _record(file.fileno(), paths[first], offset, size)
         filename = said.get("filename")
         words = (
             said.get("wnid"),
@@ -176,10 +202,9 @@ def _names_from_records(
     return found
 
 
-def _record(path: Path, offset: int, size: int) -> dict[str, object]:
+def _record(fd: int, path: Path, offset: int, size: int) -> dict[str, object]:
     try:
-        with open(path, "rb") as file:
-            said = json.loads(os.pread(file.fileno(), size, offset))
+        said = json.loads(os.pread(fd, size, offset))
     except ValueError as error:
         raise UserError(f"{path}: at byte {offset:,}: no JSON: {error}") from error
     return said if isinstance(said, dict) else {}

@@ -33,6 +33,8 @@ def open_split(root: Path, data: DataConfig, split: str, progress: Progress, ref
         if (folder / UNFINISHED).exists():
             raise UserError(f"{folder} is an export that has not finished; give the same vim-data export once more")
     layout = recognise(root)
+    if not data.allow_empty_classes:
+        _check_numbers(layout.train or layout.val, progress)
     if layout.train is None:
         assert layout.val is not None
         if split == "train":
@@ -95,6 +97,17 @@ def _renamed(val: Part, listing: Listing, train: Part, progress: Progress) -> Li
     return replace(listing, classes=classes, labels=table[listing.labels], named=True)
 
 
+def _check_numbers(part: Part | None, progress: Progress) -> None:
+    """Raises UserError: classes are numbered from 1 or more, and nothing says what the numbers mean."""
+    if part is None or part.classes is not None:
+        return
+    listing, _ = listing_of(part, progress)
+    if not listing.named and listing.numbers and 0 not in listing.numbers:
+        least, most = min(listing.numbers), max(listing.numbers)
+        cure = "write them from 0, or beside them the names of the classes (class_name in .json, or Parquet's schema)"
+        raise UserError(f"{part.where}: labels from {least} to {most}, and class ids start at 0: {cure}; {_ALLOW}")
+
+
 def _compare(train: Part, val: Part, data: DataConfig, progress: Progress) -> list[str]:
     """Classes of the training images, which are all there are.
 
@@ -143,13 +156,15 @@ def _held_out(part: Part, listing: Listing, data: DataConfig, split: str) -> Lis
     mask = _chosen(listing, data.val_fraction)
     if not mask.any():
         raise UserError(f"{part.where}: {fraction} holds out none of {len(listing)} images; {_cure(listing)}")
-    if split == "val":
-        return select(listing, mask)
-    for label in _starved(listing, mask):
+    for label in _starved(listing, ~mask):
         images = int((listing.labels == label).sum())
         where = f"{part.where}/{listing.classes[label]}"
         raise UserError(f"{where}: {fraction} leaves none of its {images} images to train on; {_cure(listing)}")
-    return select(listing, ~mask)
+    unseen = [listing.classes[label] for label in _starved(listing, mask)]
+    if unseen and not data.allow_empty_classes:
+        what = f"{fraction} holds out no image of {some(unseen)}"
+        raise UserError(f"{part.where}: {what}; {_cure(listing)} ({_ALLOW})")
+    return select(listing, mask if split == "val" else ~mask)
 
 
 def _chosen(listing: Listing, fraction: float) -> NDArray[np.bool_]:
@@ -164,19 +179,19 @@ def _chosen(listing: Listing, fraction: float) -> NDArray[np.bool_]:
 
 
 def _starved(listing: Listing, mask: NDArray[np.bool_]) -> list[int]:
-    """Classes with images that are all held out."""
+    """Classes with images, but none among those of `mask`."""
     every = np.bincount(listing.labels, minlength=len(listing.classes))
-    left = np.bincount(listing.labels[~mask], minlength=len(listing.classes))
+    left = np.bincount(listing.labels[mask], minlength=len(listing.classes))
     starved: list[int] = np.flatnonzero((left == 0) & (every > 0)).tolist()
     return starved
 
 
 def _cure(listing: Listing) -> str:
-    """The smallest share in hundredths that leaves either side something, if there is one."""
+    """The smallest share in hundredths that leaves either side some of each class, if there is one."""
     for hundredths in range(1, 100):
         mask = _chosen(listing, hundredths / 100)
-        if _starved(listing, mask):
+        if _starved(listing, ~mask):
             break
-        if mask.any():
+        if not _starved(listing, mask):
             return f"take data.val_fraction={hundredths / 100} or add val/"
     return "add val/"

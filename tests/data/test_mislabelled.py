@@ -1,0 +1,125 @@
+"""What would train on wrong labels, or on another split than was meant, is refused in one line that names it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from forms import Pictures, read_pictures, tar_of, write_flat_val, write_folders, write_shards, write_tars
+
+from vim_train.config.errors import UserError
+from vim_train.config.schema import DataConfig, DataName
+from vim_train.data.sources import Source, open_source
+
+
+@pytest.fixture(scope="module")
+def pictures(photos: Path) -> Pictures:
+    return read_pictures(photos, 16)
+
+
+def opened(root: Path, split: str = "train", **more: object) -> Source:
+    data = DataConfig(name=DataName.folder, root=str(root), **more)  # type: ignore[arg-type]
+    return open_source(data, split)  # type: ignore[arg-type]
+
+
+def refusal(root: Path, split: str = "train", **more: object) -> str:
+    with pytest.raises(UserError) as caught:
+        opened(root, split, **more)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def shard(path: Path, *samples: tuple[bytes, dict[str, object]]) -> Path:
+    members = []
+    for i, (label, said) in enumerate(samples):
+        members += [(f"{i}.jpg", b"x"), (f"{i}.cls", label), (f"{i}.json", json.dumps(said).encode())]
+    path.write_bytes(tar_of(members))
+    return path
+
+
+def test_two_labels_of_a_sample_must_agree(tmp_path: Path) -> None:
+    path = shard(tmp_path / "s-train-0000.tar", (b"0", {"label": 0}), (b"1", {"label": "01"}), (b"2", {"label": 1}))
+    said = f"{path}: 2.jpg has two labels: its .cls says 2, its .json label=1; mend the wrong one"
+    assert refusal(tmp_path) == said
+    shard(path, (b"cat", {"label": 0}), (b"dog", {"label": 1, "class_name": "cat"}))
+    assert "1.jpg has two labels: its .cls says dog, its .json class_name=cat" in refusal(tmp_path)
+
+
+def test_another_word_for_a_class_is_no_other_label(tmp_path: Path) -> None:
+    said = [(b"n01440764", {"label": "tench"}), (b"n01443537", {"label": 7, "class_name": "goldfish"})]
+    shard(tmp_path / "s-train-0000.tar", *said)
+    shard(tmp_path / "s-val-0000.tar", *said)
+    assert opened(tmp_path).classes == ["n01440764", "n01443537"]
+    digits = [(b"0", {"label": 0, "class_name": "7"}), (b"1", {"class_name": "8"})]  # class folders 7/ and 8/, exported
+    for split in ("train", "val"):
+        shard(tmp_path / f"s-{split}-0000.tar", *digits)
+    assert opened(tmp_path).classes == ["7", "8"]
+
+
+def test_numbers_of_classes_begin_at_0_unless_they_have_names(tmp_path: Path, pictures: Pictures) -> None:
+    for split in ("train", "val"):
+        shard(tmp_path / f"s-{split}-0000.tar", (b"1", {}), (b"2", {}))
+    for split in ("train", "val"):
+        line = refusal(tmp_path, split)
+        assert line.startswith(f"{tmp_path}/s-train-0000.tar: labels from 1 to 2, and class ids start at 0: write them")
+    assert opened(tmp_path, allow_empty_classes=True).classes == ["1", "2"]
+    for split in ("train", "val"):
+        shard(tmp_path / f"s-{split}-0000.tar", (b"1", {"class_name": "cat"}), (b"2", {"class_name": "dog"}))
+    assert opened(tmp_path).classes == ["cat", "dog"]
+
+
+def test_class_folders_and_labels_beside_them_must_agree(tmp_path: Path, pictures: Pictures) -> None:
+    write_flat_val(tmp_path, pictures)
+    shutil.rmtree(tmp_path / "val")
+    write_folders(tmp_path, pictures)
+    whole = opened(tmp_path, "val").fingerprint()
+    labels = tmp_path / "val_labels.txt"
+    first, *rest = labels.read_text().splitlines()
+    name, here = first.split()
+    there = next(line.split()[1] for line in rest if line.split()[1] != here)
+    labels.write_text("\n".join([f"{name} {there}", *rest]))
+    assert refusal(tmp_path, "val") == (
+        f"{tmp_path}/val and {labels} differ in 1 image: {name.removesuffix('.JPEG')} is {here} in the one and {there} "
+        "in the other; remove the wrong one"
+    )
+    labels.write_text("\n".join(f"{line.split()[0]} 7" for line in [first, *rest]))  # Caffe's numbers say nothing
+    assert opened(tmp_path, "val").fingerprint() == whole
+
+
+@pytest.mark.parametrize("part", [None, "ILSVRC2012_img_val.tar.part"])
+def test_labels_without_their_images_do_not_become_a_split(
+    tmp_path: Path, pictures: Pictures, part: str | None
+) -> None:
+    write_tars(tmp_path, pictures)
+    val, devkit = tmp_path / "ILSVRC2012_img_val.tar", tmp_path / "ILSVRC2012_devkit_t12.tar.gz"
+    val.unlink() if part is None else val.rename(tmp_path / part)
+    for split in ("train", "val"):
+        line = refusal(tmp_path, split)
+        assert line.startswith(f"{tmp_path} holds {part or devkit.name}, ")
+        assert "no ILSVRC2012_img_val.tar or val/" in line or "no whole ILSVRC2012_img_val.tar or val/" in line
+        assert "to hold out data.val_fraction of the training images instead, move it away" in line
+    devkit.unlink()
+    if part is not None:
+        (tmp_path / part).unlink()
+    assert opened(tmp_path, val_fraction=0.4).form.endswith("split by data.val_fraction=0.4")
+
+
+def test_a_share_without_an_image_of_a_class_is_refused(photos: Path) -> None:
+    for split in ("train", "val"):
+        line = f"{photos}: data.val_fraction=0.1 holds out no image of monument, tool; take data.val_fraction=0.16 or"
+        assert refusal(photos, split).startswith(line)
+    assert set(opened(photos, "val", val_fraction=0.16).labels.tolist()) == {0, 1, 2, 3}
+    assert set(opened(photos, "val", allow_empty_classes=True).labels.tolist()) == {0, 3}
+
+
+def test_one_split_in_two_forms_is_refused(tmp_path: Path, pictures: Pictures) -> None:
+    write_tars(tmp_path, pictures)
+    write_folders(tmp_path, pictures._replace(val=[]))
+    said = f"{tmp_path} holds training images in two forms, {tmp_path}/train and {tmp_path}/ILSVRC2012_img_train.tar: "
+    for split in ("train", "val"):
+        assert refusal(tmp_path, split).startswith(said)
+    (tmp_path / "ILSVRC2012_img_train.tar").unlink()
+    assert len(opened(tmp_path)) == 27
+    write_shards(tmp_path, pictures, shards=1)
+    (tmp_path / "imagenet1k-train-0000.tar").unlink()
+    assert f"validation images in two forms, {tmp_path}/ILSVRC2012_img_val.tar and " in refusal(tmp_path)
