@@ -110,6 +110,29 @@ def test_an_evaluation_cut_short_is_made_up_for_on_resume(tmp_path: Path) -> Non
     assert [line["step"] for line in second.report.lines if line["kind"] == "eval"] == [5, 10, 15, 20]
 
 
+def test_a_first_evaluation_that_fails_leaves_a_checkpoint_to_go_on_from(tmp_path: Path) -> None:
+    cfg = toy_config()
+    cfg.checkpoint.every = "4ep"
+    whole = toy_trainer(cfg, tmp_path / "whole")
+    whole.train()
+
+    def bad_image():
+        raise UserError("evaluation image cannot be decoded")
+
+    first = toy_trainer(cfg, tmp_path / "run")
+    first.task.eval_batches = bad_image
+    with pytest.raises(UserError, match="evaluation image"):
+        first.train()
+    newest = checkpoint.latest(tmp_path / "run")
+    assert newest.step == 5
+
+    second = toy_trainer(cfg, tmp_path / "run")
+    second.restore(checkpoint.load(newest.path))
+    second.train()
+    assert_same(weights(whole), weights(second))
+    assert [line["step"] for line in second.report.lines if line["kind"] == "eval"] == [5, 10, 15, 20]
+
+
 def test_the_last_evaluation_cut_short_is_no_end_of_the_run(tmp_path: Path) -> None:
     cfg, stop = toy_config(), StopRequest()
     cfg.eval.every = "4ep"

@@ -231,7 +231,8 @@ class EvalStream:
         for fetched in self._pool:
             if fetched.images is None:
                 check_unchanged(self._source)
-                raise UserError(f"evaluation {_undecodable(self._source, fetched.bad[-1])}")
+                what = f"evaluation {_undecodable(self._source, fetched.bad[-1])}"
+                raise UserError(f"{what}; replace or remove it, then give the same command")
             epoch, positions, indices = fetched.request
             images = self._normalize(fetched.images)
             labels = torch.from_numpy(self._source.labels[indices]).to(self._device, non_blocking=True)
