@@ -93,14 +93,15 @@ def test_export_calls_the_data_part_and_reports_progress(
     monkeypatch: pytest.MonkeyPatch, calls: list, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import vim_train.data.export
+    from vim_train.data.export import Exported
 
     seen = []
 
-    def export(command, progress) -> int:
+    def export(command, progress) -> Exported:
         seen.append((command.data.name, command.data.root, command.out))
         progress(1, 2)
         progress(2, 2)
-        return 2
+        return Exported(images=2)
 
     monkeypatch.setattr(vim_train.data.export, "export", export)
     assert data_command.main(["export", "data=fashion", "out=there"]) == 0

@@ -1,9 +1,11 @@
 """An exported folder reads back as what it came from."""
 
 import copy
+import os
 import tarfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import torch
 from forms import read_pictures, write_tars
 
 from vim_train.config.errors import UserError
-from vim_train.config.schema import DataConfig, DataName, ExportCommand, ExportFormat, TrainConfig
+from vim_train.config.schema import BadImages, DataConfig, DataName, ExportCommand, ExportFormat, TrainConfig
 from vim_train.data.batch import Batch
 from vim_train.data.export import export
 from vim_train.data.sources import open_source
@@ -22,7 +24,7 @@ FASHION = DataConfig(name=DataName.fashion)
 
 
 def export_folder(data: DataConfig, out: Path, progress: Callable[[int, int], None] | None = None) -> int:
-    return export(ExportCommand(out=str(out), data=data), progress)
+    return export(ExportCommand(out=str(out), data=data), progress).images
 
 
 @pytest.fixture(scope="module")
@@ -96,10 +98,67 @@ def test_an_export_does_not_mix_with_anything_else(photo_root: Path, tmp_path: P
         export_folder(data, tmp_path / "file")
 
 
-def test_a_bad_image_stops_an_export_by_name(photo_root: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def spoilt(photo_root: Path) -> DataConfig:
+    """Of 35 images, four are bad, each in its way."""
+    html, cut, pipe = (photo_root / "train" / name for name in ("fish/fish4.jpg", "fish/fish28.jpg", "tool/plier1.jpg"))
+    html.write_text("<html></html>")
+    cut.write_bytes(cut.read_bytes()[:3000])
+    pipe.unlink()
+    os.mkfifo(pipe)
     (photo_root / "val" / "fish" / "fish1.jpg").write_bytes(b"")
-    with pytest.raises(UserError, match=r"fish1.jpg cannot be decoded: empty file"):
-        export_folder(DataConfig(name=DataName.folder, root=str(photo_root)), tmp_path / "out")
+    return DataConfig(name=DataName.folder, root=str(photo_root))
+
+
+FORMATS = [
+    {"format": form, "max_side": side, "shard_images": 10} for form in ExportFormat for side in (None, 40)
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("how", FORMATS, ids=str)
+def test_a_bad_image_stops_an_export_or_is_left_out(spoilt: DataConfig, tmp_path: Path, how: dict[str, Any]) -> None:
+    command = ExportCommand(out=str(tmp_path / "out"), data=spoilt, **how)
+    with pytest.raises(
+        UserError, match=r"\.jpg cannot be decoded: [^;]+; data.bad_images=skip leaves such images out$"
+    ):
+        export(command)
+    assert not [path for path in (tmp_path / "out").rglob(".*") if path.name.endswith(".part")]
+    spoilt.bad_images = BadImages.skip
+    found = export(command)
+    assert found.images == 31
+    assert {os.path.basename(path): why.partition(": ")[2] for path, why in found.left_out.items()} == {
+        "fish4.jpg": "not an image Pillow can identify",
+        "fish28.jpg": found.left_out[f"{spoilt.root}/train/fish/fish28.jpg"].partition(": ")[2],
+        "plier1.jpg": "not a regular file",
+        "fish1.jpg": "empty file",
+    }
+    out = DataConfig(name=DataName.folder, root=str(tmp_path / "out"))
+    for split, count in (("train", 24), ("val", 7)):
+        source = open_source(out, split)  # type: ignore[arg-type]
+        assert len([source.load(i) for i in range(len(source))]) == count
+    again = export(command)
+    assert (again.images, again.left_out, again.rewritten) == (31, found.left_out, [])
+    spoilt.bad_images_max = 3
+    with pytest.raises(UserError, match=r"^more than data.bad_images_max=3 images cannot be decoded; the last: /"):
+        export(command)
+    assert len(open_source(out, "train")) == 24
+
+
+@pytest.mark.parametrize("how", FORMATS, ids=str)
+def test_an_export_given_again_mends_what_was_changed(photo_root: Path, tmp_path: Path, how: dict[str, Any]) -> None:
+    out = tmp_path / "out"
+    command = ExportCommand(out=str(out), data=DataConfig(name=DataName.folder, root=str(photo_root)), **how)
+    assert export(command).rewritten == []
+    files = sorted(path for path in out.rglob("*") if path.suffix in (".jpg", ".tar"))
+    whole = {path: path.read_bytes() for path in files}
+    emptied, flipped, longer, gone = files[:4]
+    emptied.write_bytes(b"")
+    flipped.write_bytes(whole[flipped][:1000] + bytes([whole[flipped][1000] ^ 1]) + whole[flipped][1001:])
+    longer.write_bytes(whole[longer] + b"more")
+    gone.unlink()
+    assert sorted(export(command).rewritten) == [emptied, flipped, longer]
+    assert {path: path.read_bytes() for path in files} == whole
+    assert export(command).rewritten == []
 
 
 @pytest.mark.parametrize("max_side", [None, 20])
@@ -134,7 +193,7 @@ def test_a_name_too_long_for_a_file_is_told_before_anything_is_written(
     where = f"{tmp_path}/tars/ILSVRC2012_img_train.tar/{pictures.train[3].wnid}.tar/{pictures.train[3].name}"
     assert str(caught.value) == f"{where}: its name is too long for a file under {out}; format=shards takes it"
     assert not out.parent.exists()
-    assert export(shards(data, out)) == 35
+    assert export(shards(data, out)).images == 35
 
 
 def test_an_export_cut_off_is_no_data_set(photo_root: Path, tmp_path: Path) -> None:
@@ -157,7 +216,7 @@ def shards(data: DataConfig, out: Path, **more: object) -> ExportCommand:
 
 def test_shards_read_back_as_what_they_came_from(photo_root: Path, tmp_path: Path) -> None:
     data, out = DataConfig(name=DataName.folder, root=str(photo_root)), tmp_path / "out"
-    assert export(shards(data, out)) == 35
+    assert export(shards(data, out)).images == 35
     assert sorted(path.name for path in out.glob("*.tar")) == [
         "images-train-0000.tar", "images-train-0001.tar", "images-train-0002.tar", "images-validation-0000.tar"
     ]  # fmt: skip
@@ -185,7 +244,7 @@ def test_an_interrupted_export_of_shards_goes_on_after_the_last_whole_one(photo_
     first = out / "images-train-0000.tar"
     assert sorted(out.glob("*.tar")) == [first]
     kept = first.stat().st_mtime_ns
-    assert export(shards(data, out)) == 35
+    assert export(shards(data, out)).images == 35
     assert first.stat().st_mtime_ns == kept
     assert not list(out.glob(".*.part"))
     (out / "images-train-0001.tar").unlink()

@@ -57,9 +57,17 @@ def count(cfg: CountCommand, plain: Plain) -> int:
 def export(cfg: ExportCommand, plain: Plain) -> int:
     """Export; returns the exit code."""
     from vim_train.data.export import export
+    from vim_train.data.sources.listing import some
 
     with show_progress(f"export {_named(cfg.data)} to {cfg.out}") as progress:
-        export(cfg, progress)
+        exported = export(cfg, progress)
+    for path, why in exported.left_out.items():
+        print(f"left out {path} {why}")
+    if exported.left_out:
+        print(f"{exported.images:,} images, {len(exported.left_out):,} more left out: they cannot be decoded")
+    if exported.rewritten:
+        files = some(sorted(map(str, exported.rewritten)))
+        print(f"{len(exported.rewritten):,} files were not as an export writes them and are written anew: {files}")
     return DONE
 
 

@@ -120,7 +120,7 @@ def export_help(arguments: list[str]) -> str:
     Raises:
         UserError: no such key.
     """
-    own = ("out", "format", "max_side", "shard_images")
+    own = ("out", "format", "max_side", "shard_images", "data.bad_images")
     return _data_help(arguments, ExportCommand, "export", EXPORT, own)
 
 

@@ -189,7 +189,7 @@ class DataConfig:
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
     """Divides each channel after `mean`."""
     bad_images: BadImages = BadImages.stop
-    """A training image that cannot be decoded: stop names it; skip counts, lists and replaces it. Evaluation stops."""
+    """An image that cannot be decoded: stop names it; skip lists and replaces it (export: omits). Evaluation stops."""
     bad_images_max: int = 100
     """With skip: more bad images than this stop the run."""
     allow_empty_classes: bool = False
@@ -411,7 +411,7 @@ class ExportCommand:
     """Everything `vim-data export` can be told."""
 
     out: str = MISSING
-    """Folder to write: new, or one where an export of the same data was interrupted."""
+    """Folder to write: new, or of an earlier export of the same data, which goes on, and mends what was changed."""
     format: ExportFormat = ExportFormat.folder
     """folder: a file an image, one folder a class; shards: tar shards in webdataset's naming."""
     max_side: int | None = None

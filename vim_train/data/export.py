@@ -1,6 +1,7 @@
 """A source written out as image folders or tar shards, which read back with the same classes, labels and order.
 
-Images are copied as they are stored, but for those that `max_side` makes smaller and those that are no files yet.
+What is there already is compared with what belongs there, so that the same command goes on where it was interrupted,
+and mends an export that was changed.
 """
 
 import io
@@ -9,13 +10,15 @@ import os
 import tarfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-
-from PIL import Image
+from typing import BinaryIO, cast
 
 from vim_train.config.errors import UserError
 from vim_train.config.schema import ExportCommand, ExportFormat
 from vim_train.data.decode import BadImage
+from vim_train.data.export_images import JPEG_QUALITY, leave_out, stored
 from vim_train.data.images import open_images
 from vim_train.data.sources import Source, Split, check_unchanged
 from vim_train.data.sources.classes import is_imagenet_1k
@@ -26,23 +29,33 @@ Progress = Callable[[int, int], None]
 _SPLITS: tuple[Split, ...] = ("train", "val")
 _WDS = {"train": "train", "val": "validation"}
 _BATCH = 256
-JPEG_QUALITY = 95
 
 
-def export(command: ExportCommand, progress: Progress | None = None) -> int:
-    """Write both splits of `command.data` to `command.out`; started again, it goes on.
+@dataclass
+class Exported:
+    """What `export` did."""
+
+    images: int = 0
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Class and reason of each image that cannot be decoded, by path."""
+    rewritten: list[Path] = field(default_factory=list)
+    """Files that were there and were not what an export writes."""
+    lengths: dict[Split, list[int]] = field(default_factory=dict)
+    """Images of each shard."""
+
+
+def export(command: ExportCommand, progress: Progress | None = None) -> Exported:
+    """Write both splits of `command.data` to `command.out`.
 
     Folders get out/{train,val}/CLASS/NAME, shards out/…-train-0000.tar with NAME.jpg, NAME.cls and NAME.json; each file
     is whole or absent. What was done to the images stands in out/.export.json, and is said wherever they are read.
 
     Args:
-        progress: called with (images there, images in all) now and then, and at the end.
-
-    Returns:
-        Number of images.
+        progress: called with (images done, images in all) now and then, and at the end.
 
     Raises:
-        UserError: `out` holds something else or cannot be written, or an image cannot be read.
+        UserError: `out` holds something else or cannot be written; an image cannot be decoded and data.bad_images is
+            not skip, or more than data.bad_images_max cannot.
     """
     out = Path(command.out)
     root = Path(command.data.root).expanduser().resolve() if command.data.root else None
@@ -53,25 +66,27 @@ def export(command: ExportCommand, progress: Progress | None = None) -> int:
     if command.format is ExportFormat.folder:
         _check_lengths(sources, names, out)
     total = sum(len(source) for source in sources.values())
-    done = 0
+    done, found = 0, Exported()
     try:
         _claim(out, command, sources)
         write = _folder if command.format is ExportFormat.folder else _shards
         for split, source in sources.items():
-            for count in write(source, names[split], split, out, command):
+            for count in write(source, names[split], split, out, command, found):
                 done += count
                 if progress is not None:
                     progress(done, total)
         _check_unchanged(sources, out)
         if command.format is ExportFormat.shards:
-            _write_info(out, sources, command.shard_images)
+            _write_info(out, sources, command.shard_images, found)
         (out / UNFINISHED).unlink(missing_ok=True)
     except BadImage as error:
         _check_unchanged(sources, out)
-        raise UserError(f"{error.path} cannot be decoded: {error.reason}") from error
+        cure = "data.bad_images=skip leaves such images out"
+        raise UserError(f"{error.path} cannot be decoded: {error.reason}; {cure}") from error
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror or error}") from error
-    return total
+    found.images = total - len(found.left_out)
+    return found
 
 
 def _check_unchanged(sources: dict[Split, Source], out: Path) -> None:
@@ -105,7 +120,9 @@ def _claim(out: Path, command: ExportCommand, sources: dict[Split, Source]) -> N
         _write(mark, json.dumps(said).encode())
 
 
-def _folder(source: Source, names: list[str], split: Split, out: Path, command: ExportCommand) -> Iterator[int]:
+def _folder(
+    source: Source, names: list[str], split: Split, out: Path, command: ExportCommand, found: Exported
+) -> Iterator[int]:
     """One file an image."""
     for name in source.classes:
         (out / split / name).mkdir(parents=True, exist_ok=True)
@@ -113,38 +130,99 @@ def _folder(source: Source, names: list[str], split: Split, out: Path, command: 
     def target(index: int) -> Path:
         return out / split / source.classes[source.labels[index]] / names[index]
 
-    def write(index: int) -> None:
-        if not target(index).exists():
-            _write(target(index), _stored(source, index, command.max_side))
+    def write(index: int) -> BadImage | None:
+        path = target(index)
+        there = path.read_bytes() if path.is_file() else None
+        data = stored(source, index, command, there)
+        if isinstance(data, BadImage):
+            return data
+        if there != data:
+            _write(path, data)
+            if there is not None:
+                found.rewritten.append(path)
+        return None
 
     with ThreadPoolExecutor(max(command.data.workers, 1)) as pool:
         for first in range(0, len(source), _BATCH):
             indices = range(first, min(first + _BATCH, len(source)))
-            list(pool.map(write, indices))
+            bad = {index: error for index, error in zip(indices, pool.map(write, indices), strict=True) if error}
+            for index, error in bad.items():
+                leave_out(source, index, error, command, found.left_out)
+            for index in bad:  # now that these are not too many, as where the images' disk is gone
+                target(index).unlink(missing_ok=True)
             yield len(indices)
 
 
-def _shards(source: Source, names: list[str], split: Split, out: Path, command: ExportCommand) -> Iterator[int]:
+def _shards(
+    source: Source, names: list[str], split: Split, out: Path, command: ExportCommand, found: Exported
+) -> Iterator[int]:
     """One tar for every `shard_images` images."""
+    lengths = found.lengths.setdefault(split, [])
     with ThreadPoolExecutor(max(command.data.workers, 1)) as pool:
+
+        def packed(indices: range, left_out: dict[str, str], file: BinaryIO) -> Iterator[int]:
+            """Write a shard of the images that can be decoded; yields how many are done, batch by batch."""
+            with tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as archive:
+                for start in range(indices.start, indices.stop, _BATCH):
+                    some = range(start, min(start + _BATCH, indices.stop))
+                    images = pool.map(lambda index: stored(source, index, command), some)
+                    for index, data in zip(some, images, strict=True):
+                        if isinstance(data, BadImage):
+                            leave_out(source, index, data, command, left_out)
+                        else:
+                            _add_sample(archive, source, index, names[index], data)
+                    yield len(some)
+
         for shard, name in enumerate(_shard_names(source, split, command.shard_images)):
             first = shard * command.shard_images
             indices = range(first, min(first + command.shard_images, len(source)))
             path, part = out / name, out / f".{name}.part"
-            if path.exists():
+            left_out = dict(found.left_out)
+            if path.is_file() and _holds(path, partial(packed, indices, left_out)):
                 yield len(indices)
-                continue
-            with open(part, "wb") as file:
-                with tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as archive:
-                    for start in range(indices.start, indices.stop, _BATCH):
-                        some = range(start, min(start + _BATCH, indices.stop))
-                        images = pool.map(lambda index: _stored(source, index, command.max_side), some)
-                        for index, data in zip(some, images, strict=True):
-                            _add_sample(archive, source, index, names[index], data)
-                        yield len(some)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, path)
+            else:
+                found.rewritten += [path] * path.is_file()
+                left_out = dict(found.left_out)
+                try:
+                    with open(part, "wb") as file:
+                        yield from packed(indices, left_out, file)
+                        file.flush()
+                        os.fsync(file.fileno())
+                    os.replace(part, path)
+                finally:
+                    part.unlink(missing_ok=True)
+            lengths.append(len(indices) - len(left_out) + len(found.left_out))
+            found.left_out = left_out
+
+
+def _holds(path: Path, written: Callable[[BinaryIO], Iterator[int]]) -> bool:
+    """Whether `path` holds what `written` writes to a file."""
+    try:
+        with open(path, "rb") as file:
+            for _ in written(cast(BinaryIO, _Expecting(file))):
+                pass
+            return not file.read(1)
+    except _Differs:
+        return False
+
+
+class _Differs(Exception):
+    """A file does not hold what was expected of it."""
+
+
+@dataclass
+class _Expecting:
+    """In place of a file to write: each write must be what `file` holds there."""
+
+    file: BinaryIO
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+    def write(self, data: bytes) -> int:
+        if self.file.read(len(data)) != data:
+            raise _Differs
+        return len(data)
 
 
 def _add_sample(archive: tarfile.TarFile, source: Source, index: int, name: str, data: bytes) -> None:
@@ -165,13 +243,12 @@ def _shard_names(source: Source, split: Split, size: int) -> list[str]:
     return [f"{base}-{_WDS[split]}-{shard:04d}.tar" for shard in range(-(-len(source) // size))]
 
 
-def _write_info(out: Path, sources: dict[Split, Source], size: int) -> None:
+def _write_info(out: Path, sources: dict[Split, Source], size: int, found: Exported) -> None:
     splits = {}
     for split, source in sources.items():
-        names = _shard_names(source, split, size)
-        lengths = [min(size, len(source) - shard * size) for shard in range(len(names))]
+        names, lengths = _shard_names(source, split, size), found.lengths[split]
         splits[_WDS[split]] = {
-            "name": _WDS[split], "num_samples": len(source), "filenames": names, "shard_lengths": lengths
+            "name": _WDS[split], "num_samples": sum(lengths), "filenames": names, "shard_lengths": lengths
         }  # fmt: skip
     _write(out / INFO, json.dumps({"splits": splits}, indent=1).encode())
 
@@ -188,27 +265,6 @@ def _names(source: Source) -> list[str]:
         used.add((label, stem))
         names.append(stem + (suffix or ".jpg"))
     return names
-
-
-def _stored(source: Source, index: int, max_side: int | None) -> bytes:
-    """Contents of the file to write. Raises BadImage."""
-    data = source.read(index)
-    if data is None:
-        return _encoded(source.load(index, source.native_mode), "PNG")
-    if max_side is None:
-        return data
-    image = source.load(index, "RGB")
-    if max(image.size) <= max_side:
-        return data
-    scale = max_side / max(image.size)
-    size = (max(round(image.width * scale), 1), max(round(image.height * scale), 1))
-    return _encoded(image.resize(size, Image.Resampling.LANCZOS), "JPEG")
-
-
-def _encoded(image: Image.Image, kind: str) -> bytes:
-    out = io.BytesIO()
-    image.save(out, kind, **({"quality": JPEG_QUALITY} if kind == "JPEG" else {}))
-    return out.getvalue()
 
 
 def _check_lengths(sources: dict[Split, Source], names: dict[Split, list[str]], out: Path) -> None:
