@@ -136,7 +136,7 @@ def test_verify_lists_what_is_bad_and_leaves_with_1(
         "35 images, 0 bad\nhashes written to sums.txt, by path: they fit this form of the data set, and no other\n"
     )
     assert data_command.main(line) == 0
-    assert capsys.readouterr().out.endswith("35 images, 0 bad\ncompared with sums.txt\n")
+    assert capsys.readouterr().out.endswith("35 images, 0 bad, 0 changed, 0 gone, 0 new\ncompared with sums.txt\n")
     cut, rotten = photo_root / "fish" / "fish28.jpg", photo_root / "tool" / "plier1.jpg"
     cut.write_bytes(cut.read_bytes()[:3000])
     data = bytearray(rotten.read_bytes())
@@ -148,7 +148,7 @@ def test_verify_lists_what_is_bad_and_leaves_with_1(
     assert f"{cut} (class fish): image file is truncated" in out
     assert f"{rotten} (class tool): its bytes have changed since the hashes\n" in out
     assert "windmill/windmill7.jpg: is gone since the hashes\n" in out
-    assert "34 images, 3 bad\n" in out
+    assert "34 images, 1 bad, 1 changed, 1 gone, 0 new\n" in out
     Path("sums.txt").write_text("else")
     assert data_command.main(line) == 2
     assert "hashes=sums.txt: is no file of hashes" in capsys.readouterr().err

@@ -27,6 +27,40 @@ def test_any_name_is_found_again(photo_root: Path, tmp_path: Path) -> None:
     assert fault.path.endswith(names[0])
 
 
+def test_a_bad_image_has_no_hash_and_is_new_once_mended(photo_root: Path, tmp_path: Path) -> None:
+    data, sums = DataConfig(name=DataName.folder, root=str(photo_root), workers=0), tmp_path / "sums.txt"
+    bad, other = (photo_root / "train" / "fish" / name for name in ("fish4.jpg", "fish28.jpg"))
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[:3000])
+    [fault] = verify(data, sums).faults
+    assert (fault.path, fault.kind) == (str(bad), "bad")
+    assert "fish4.jpg" not in sums.read_text()
+    assert [fault.kind for fault in verify(data, sums).faults] == ["bad"]
+    bad.write_bytes(whole)
+    other.unlink()
+    verdict = verify(data, sums)
+    assert [verdict.count(kind) for kind in ("bad", "changed", "gone", "new")] == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("spoil", ["cut at a line", "cut", "a line changed", "another line added"])
+def test_a_file_of_hashes_that_is_not_whole_is_refused(photo_root: Path, tmp_path: Path, spoil: str) -> None:
+    data, sums = DataConfig(name=DataName.folder, root=str(photo_root), workers=0), tmp_path / "sums.txt"
+    verify(data, sums)
+    lines = sums.read_text().splitlines(keepends=True)
+    sums.write_text(
+        {
+            "cut at a line": "".join(lines[:10]),
+            "cut": "".join(lines)[:-40],
+            "a line changed": "".join(lines).replace("fish4", "fish5"),
+            "another line added": "".join([*lines, lines[3]]),
+        }[spoil]
+    )
+    with pytest.raises(
+        UserError, match=f"^hashes={sums}: is not whole, or not as vim-data verify has written it; name"
+    ):
+        verify(data, sums)
+
+
 def test_hashes_of_another_form_are_refused_at_once(photos: Path, tmp_path: Path) -> None:
     pictures, sums = read_pictures(photos, 32), tmp_path / "sums.txt"
     write_folders(tmp_path / "folders", pictures)

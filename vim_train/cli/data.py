@@ -31,17 +31,20 @@ def index(cfg: IndexCommand, plain: Plain) -> int:
 
 def verify(cfg: VerifyCommand, plain: Plain) -> int:
     """Decode every image; returns the exit code, 1 where some are bad."""
-    from vim_train.data.verify import verify
+    from vim_train.data.verify import Kind, verify
 
     hashes = None if cfg.hashes is None else Path(cfg.hashes)
     with show_progress(f"verify {_named(cfg.data)}") as progress:
         verdict = verify(cfg.data, hashes, progress)
     for fault in verdict.faults:
         print(f"{fault.path}{f' (class {fault.class_name})' if fault.class_name else ''}: {fault.reason}")
-    print(f"{verdict.images:,} images, {len(verdict.faults):,} bad")
-    if hashes is not None:
-        by_path = ", by path: they fit this form of the data set, and no other"
-        print(f"compared with {hashes}" if verdict.compared else f"hashes written to {hashes}{by_path}")
+    kinds: tuple[Kind, ...] = ("bad", "changed", "gone", "new") if verdict.compared else ("bad",)
+    print(f"{verdict.images:,} images, {', '.join(f'{verdict.count(kind):,} {kind}' for kind in kinds)}")
+    if verdict.compared:
+        print(f"compared with {hashes}")
+    elif hashes is not None:
+        of = " of those that are not bad" if verdict.faults else ""
+        print(f"hashes{of} written to {hashes}, by path: they fit this form of the data set, and no other")
     return FAILED if verdict.faults else DONE
 
 

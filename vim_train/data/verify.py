@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from vim_train.config.errors import UserError
 from vim_train.config.schema import DataConfig
@@ -18,6 +19,13 @@ Progress = Callable[[int, int], None]
 _SPLITS: tuple[Split, ...] = ("train", "val")
 _BATCH = 256
 _HEADER = "# vim-data verify: blake2b-128 of each image file, and its path below data.root"
+_FOOTER = "# end of {count} images; blake2b-128 of the lines above: {digest}"
+Kind = Literal["bad", "changed", "gone", "new"]
+_REASONS: dict[Kind, str] = {
+    "changed": "its bytes have changed since the hashes",
+    "gone": "is gone since the hashes",
+    "new": "is new since the hashes",
+}
 
 
 @dataclass(frozen=True)
@@ -27,6 +35,8 @@ class Fault:
     path: str
     class_name: str
     reason: str
+    kind: Kind
+    """bad: cannot be decoded; the others: against the hashes of an earlier time."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +46,11 @@ class Verdict:
     images: int
     faults: list[Fault]
     compared: bool
-    """Hashes of an earlier time were there; else they are now."""
+    """Hashes of an earlier time were there; else those of the images that are not bad are now."""
+
+    def count(self, kind: Kind) -> int:
+        """How many images are at fault in this way."""
+        return sum(fault.kind == kind for fault in self.faults)
 
 
 def verify(data: DataConfig, hashes: Path | None = None, progress: Progress | None = None) -> Verdict:
@@ -64,18 +78,21 @@ def verify(data: DataConfig, hashes: Path | None = None, progress: Progress | No
         for index, digest, reason in _looked_at(source, max(data.workers, 1)):
             path, done = source.name(index), done + 1
             below = _below(data, path)
+            kind: Kind = "bad"
             if digest is not None:
                 now[below] = digest
-                if before is not None and reason is None:
-                    reason = _changed(before.get(below), digest)
+                if before is not None and before.get(below) != digest:
+                    kind = "changed" if below in before else "new"
+                    reason = _REASONS[kind]
             if reason is not None:
                 check_unchanged(source)
-                faults.append(Fault(path, source.classes[source.labels[index]], reason))
+                faults.append(Fault(path, source.classes[source.labels[index]], reason, kind))
             if progress is not None and (done % _BATCH == 0 or done == total):
                 progress(done, total)
     if before is not None:
         bad = {_below(data, fault.path) for fault in faults}
-        faults += [Fault(path, "", "is gone since the hashes") for path in sorted(before.keys() - now.keys() - bad)]
+        gone = sorted(before.keys() - now.keys() - bad)
+        faults += [Fault(path, "", _REASONS["gone"], "gone") for path in gone]
     elif hashes is not None:
         _write_hashes(hashes, now)
     return Verdict(total, faults, before is not None)
@@ -91,49 +108,54 @@ def _below(data: DataConfig, path: str) -> str:
 
 
 def _looked_at(source: Source, threads: int) -> Iterator[tuple[int, str | None, str | None]]:
-    """Index, hash and reason of each image; no hash where it cannot be read, no reason where it is sound."""
+    """Index, hash and reason of each image; no hash where it cannot be decoded, no reason where it is sound."""
 
     def look(index: int) -> tuple[int, str | None, str | None]:
-        digest = None
         try:
             data = source.read(index)
             if data is None:
                 data = source.load(index, source.native_mode).tobytes()
-            digest = hashlib.blake2b(data, digest_size=16).hexdigest()
             source.load(index)
         except BadImage as error:
-            return index, digest, error.reason
-        return index, digest, None
+            return index, None, error.reason
+        return index, _digest(data), None
 
     with ThreadPoolExecutor(threads) as pool:
         for first in range(0, len(source), _BATCH):
             yield from pool.map(look, range(first, min(first + _BATCH, len(source))))
 
 
-def _changed(before: str | None, now: str) -> str | None:
-    if before is None:
-        return "is new since the hashes"
-    return "its bytes have changed since the hashes" if before != now else None
-
-
 def _read_hashes(path: Path) -> dict[str, str]:
     try:
-        lines = path.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
+        data = path.read_bytes()
     except OSError as error:
         raise UserError(f"hashes={path}: {error.strerror or error}") from error
-    if lines[:1] != [_HEADER] or lines[-1] != "":
-        raise UserError(f"hashes={path}: is no file of hashes that vim-data verify has written, or not all of one")
-    return {_unescaped(name): digest for digest, _, name in (line.partition("  ") for line in lines[1:-1])}
+    if not data.startswith(_HEADER.encode()):
+        raise UserError(f"hashes={path}: is no file of hashes that vim-data verify has written")
+    *lines, last = data.decode("utf-8", "surrogateescape").removesuffix("\n").split("\n")
+    if last != _footer(lines):
+        why = "is not whole, or not as vim-data verify has written it"
+        raise UserError(f"hashes={path}: {why}; name a new one, or remove it and verify once more")
+    return {_unescaped(name): digest for digest, _, name in (line.partition("  ") for line in lines[1:])}
 
 
 def _write_hashes(path: Path, hashes: Mapping[str, str]) -> None:
     part = path.with_name(f".{path.name}.part")
-    body = "".join(f"{digest}  {_escaped(name)}\n" for name, digest in sorted(hashes.items()))
+    lines = [_HEADER, *(f"{digest}  {_escaped(name)}" for name, digest in sorted(hashes.items()))]
     try:
-        part.write_text(f"{_HEADER}\n{body}", encoding="utf-8", errors="surrogateescape")
+        part.write_text("\n".join([*lines, _footer(lines), ""]), encoding="utf-8", errors="surrogateescape")
         os.replace(part, path)
     except OSError as error:
         raise UserError(f"hashes={path}: cannot be written: {error.strerror or error}") from error
+
+
+def _footer(lines: list[str]) -> str:
+    """The last line of a file of hashes, by which one that was cut or changed is known."""
+    return _FOOTER.format(count=len(lines) - 1, digest=_digest("\n".join(lines).encode("utf-8", "surrogateescape")))
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def _escaped(name: str) -> str:
