@@ -71,6 +71,8 @@ def test_a_mistake_in_eval_is_one_line(
             "shard_images=500: goes with format=shards; format=folder writes a file an image",
         ),
         ("index data.root=/nope", "data.root=/nope: no such folder"),
+        ("index f/folders", "'f/folders': an argument is key=value, as in data.root=f/folders"),
+        ("index data.root=a data.root=b", "data.root is given twice, as data.root=a and as data.root=b: give it once"),
         ("verify hashes=/nope/file", "hashes=/nope/file: no such folder"),
     ],
 )

@@ -176,7 +176,7 @@ def test_numbers_without_names_keep_their_order(pictures: Pictures, tmp_path: Pa
         members[2 * i + 1] = (f"{i}.cls", str(i).encode())
     (tmp_path / "set-train-0000.tar").write_bytes(tar_of(members[:6]))
     (tmp_path / "set-val-0000.tar").write_bytes(tar_of(members[:4]))
-    assert "lacks classes of" in refusal(tmp_path)
+    assert "set-val-0000.tar has not: 2; remove what is no class" in refusal(tmp_path)
 
 
 def refusal(root: Path, split: str = "train") -> str:

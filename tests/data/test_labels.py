@@ -179,6 +179,30 @@ def test_names_need_no_suffix_and_may_hold_a_quote(tmp_path: Path) -> None:
     assert labels(tmp_path).of == {b"name_1": '12" pipe', b"label_2": "rock 'n' roll"}
 
 
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("a.jpg cat 3\nb.jpg dog 4\n", "line 1: `a.jpg cat 3` has more than two columns"),
+        ("a.jpg,cat\nb.jpg,dog,4\n", "line 2: `b.jpg,dog,4` has more than two columns"),
+        ("a.jpg\tn01440764\ttench\n", "line 1: `a.jpg\tn01440764\ttench` has more than two columns"),
+        ("a.jpg\nb.jpg\n", "line 1: `a.jpg` has no class"),
+        ("cat\ndog\n", "line 1: `cat` stands alone"),
+        ("a.jpg cat\nn01\n", "line 2: `n01` stands alone"),
+    ],
+)
+def test_a_line_without_a_name_and_a_class_is_shown_one(tmp_path: Path, text: str, what: str) -> None:
+    (tmp_path / "val_labels.txt").write_text(text)
+    takes = "takes a line for each image with its name and class, as in `bird1.jpg bird`"
+    assert refusal(tmp_path) == f"{tmp_path}/val_labels.txt: {what}; {takes}"
+
+
+def test_a_class_may_hold_blanks_commas_and_numbers(tmp_path: Path) -> None:
+    (tmp_path / "val_labels.txt").write_text("a.jpg grade 1\nb.jpg grade 2\nc.jpg shark, great white, 7\n")
+    assert labels(tmp_path).of == {b"a": "grade 1", b"b": "grade 2", b"c": "shark, great white, 7"}
+    (tmp_path / "val_labels.txt").write_text("a.jpg grade 1\nb.jpg grade 2\n")
+    assert labels(tmp_path).of == {b"a": "grade 1", b"b": "grade 2"}
+
+
 def test_an_empty_list_is_refused(tmp_path: Path) -> None:
     (tmp_path / "val_labels.txt").write_text("# to do\n")
     assert "names no image" in refusal(tmp_path)

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -25,8 +26,13 @@ def arguments(root: Path, photos: Path, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
+def last_of_each_key(args: Iterable[str]) -> list[str]:
+    """What stands behind the common arguments takes their place: a command line with both is refused."""
+    return list({item.partition("=")[0]: item for item in args}.values())
+
+
 def start(module: str, *args: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", f"vim_train.cli.{module}", *args]
+    command = [sys.executable, "-m", f"vim_train.cli.{module}", *last_of_each_key(args)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 

@@ -39,7 +39,7 @@ def read_arguments(argv: list[str], schema: type) -> Arguments:
     """Sort arguments; flags may stand anywhere.
 
     Raises:
-        UserError: an unknown flag, or one without its value.
+        UserError: an unknown flag, one without its value, or a key given twice.
     """
     read = Arguments()
     rest = list(argv)
@@ -55,7 +55,20 @@ def read_arguments(argv: list[str], schema: type) -> Arguments:
             read.flags.append(item)
         else:
             read.flags += _valued(item, rest, schema)
+    _check_once(read.overrides)
     return read
+
+
+def _check_once(overrides: list[str]) -> None:
+    """Raises UserError: a key is given twice, of which Hydra would take the last without a word."""
+    seen: dict[str, str] = {}
+    for item in overrides:
+        key, equals, _ = item.lstrip("+").partition("=")
+        if not key or not equals:
+            continue
+        if key in seen:
+            raise UserError(f"{key} is given twice, as {seen[key]} and as {item}: give it once")
+        seen[key] = item
 
 
 def _valued(item: str, rest: list[str], schema: type) -> list[str]:

@@ -22,7 +22,7 @@ def explain(error: Exception, schema: type, overrides: Sequence[str] = ()) -> st
 
 def _explain(error: Exception, schema: type, overrides: Sequence[str]) -> str:
     if isinstance(error, OverrideParseException):
-        return _syntax(error.override, overrides)
+        return _syntax(error.override, overrides, schema)
     if isinstance(error, MarkedYAMLError):
         mark = error.problem_mark
         return f"{mark.name}, line {mark.line + 1}: {error.problem}" if mark else str(error)
@@ -32,12 +32,15 @@ def _explain(error: Exception, schema: type, overrides: Sequence[str]) -> str:
     return _defaults_list(text, overrides) or _value(text, error, schema, overrides) or _fold(text)
 
 
-def _syntax(override: str, overrides: Sequence[str]) -> str:
+def _syntax(override: str, overrides: Sequence[str], schema: type) -> str:
     """An argument that Hydra's grammar does not read."""
     key, equals, value = override.partition("=")
     alone = any(item == "=" or item.startswith("=") or item.endswith("=") for item in overrides)
     if not equals or not key or key != key.strip():
         spaced = alone or key != key.strip()
+        if not equals and not spaced and "/" in override:
+            meant = "checkpoint" if "checkpoint" in schema_keys(schema) else "data.root"
+            return f"{override!r}: an argument is key=value, as in {meant}={override}"
         hint = "without spaces around the =" if spaced else "an argument is key=value, or a flag in front"
         return f"{override!r} cannot be read: write key=value, {hint}" if spaced else f"{override!r}: {hint}"
     if "=" in value or re.search(r"""[\s(){}\[\],:;'"~&|!?*<>]""", value):

@@ -72,7 +72,8 @@ def train(cfg: TrainConfig, plain: Plain) -> int:
 def _arguments(cfg: TrainConfig) -> list[str]:
     """The command line again; of a sweep, that of the job."""
     if HydraConfig.get().mode is RunMode.MULTIRUN:
-        return [*HydraConfig.get().overrides.task, _assignment("run.name", cfg.run.name)]
+        own = [item for item in HydraConfig.get().overrides.task if not item.startswith("run.name=")]
+        return [*own, _assignment("run.name", cfg.run.name)]
     return sys.argv[1:]
 
 

@@ -207,12 +207,14 @@ def _list(path: Path) -> ImageLabels:
         number = rows[0][0]
         line = lines[number - 1].strip()
         raise UserError(f"{path}: line {number}: `{line}` is a heading, no image and its class; remove that line")
+    alone = all(len(words) == 1 for _, words in rows)
+    _check_columns(path, lines, rows)
     for number, words in rows:
         for word in words:
             if len(word) > 1 and word[0] in "\"'" and word[-1] == word[0]:
                 cure = "in quotes, which would be part of the name; takes NAME CLASS without them"
                 raise UserError(f"{path}: line {number}: {word} stands {cure}")
-        name = f"ILSVRC2012_val_{number:08d}" if len(words) == 1 else words[0]
+        name = f"ILSVRC2012_val_{number:08d}" if alone else words[0]
         label = words[-1].strip()
         if label.isdecimal():
             cure = f"write class names or wnids, or put the devkit there ({_DEVKIT[0]})"
@@ -220,7 +222,33 @@ def _list(path: Path) -> ImageLabels:
         _note(found, path, number, name, label)
     if not found:
         raise UserError(f"{path} names no image; takes lines of a name and a class")
-    return ImageLabels(str(path), sorted(set(found.values())), found)
+    where = f"{path} (a wnid a line, for ImageNet's images in their order)" if alone else str(path)
+    return ImageLabels(where, sorted(set(found.values())), found)
+
+
+def _check_columns(path: Path, lines: Sequence[str], rows: list[tuple[int, list[str]]]) -> None:
+    """Raises UserError: a line is no name and class, and they are not all wnids alone."""
+    takes = "takes a line for each image with its name and class, as in `bird1.jpg bird`"
+    some_named = any(len(words) == 2 for _, words in rows)
+    numbered = _numbered([words[1].strip() for _, words in rows if len(words) == 2])
+    for number, words in rows:
+        line = lines[number - 1].strip()
+        why = None
+        if len(words) == 2 and (numbered or re.match(r"[^\s,]+ *(?:,.*,|\t.*\t)", line)):
+            why = "has more than two columns"
+        elif len(words) == 1 and os.path.splitext(line)[1]:
+            why = "has no class"
+        elif len(words) == 1 and (some_named or not re.fullmatch(r"n\d+|\d+", words[0])):
+            why = "stands alone"
+        if why is not None:
+            raise UserError(f"{path}: line {number}: `{line}` {why}; {takes}")
+
+
+def _numbered(labels: list[str]) -> bool:
+    """Whether each class has its number behind it, `cat 3`; not so classes of one name, `grade 1` and `grade 2`."""
+    found = {match.groups() for match in (re.fullmatch(r"(\S+)\s+(\d+)", label) for label in labels) if match}
+    whole = all(re.fullmatch(r"\S+\s+\d+", label) for label in labels)
+    return whole and 1 < len(found) == len({name for name, _ in found}) == len({number for _, number in found})
 
 
 def _is_heading(rows: list[list[str]]) -> bool:

@@ -128,7 +128,8 @@ def _compare(train: Part, val: Part, data: DataConfig, progress: Progress) -> li
             also += ": some differ in case only"
         raise UserError(f"{val.where} has {unit} that {train.where} has not: {some(extra)}{also}")
     if missing and not data.allow_empty_classes:
-        raise UserError(f"{val.where} lacks {unit} of {train.where}: {some(missing)} ({_ALLOW})")
+        cure = "remove what is no class from the one, or add images to the other"
+        raise UserError(f"{train.where} has {unit} that {val.where} has not: {some(missing)}; {cure} ({_ALLOW})")
     return of_train
 
 
