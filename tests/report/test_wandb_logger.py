@@ -4,16 +4,18 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from short_run import STEPS, Run
 
 from vim_train.config.schema import WandbMode
-from vim_train.report import read_metrics
-from vim_train.report.wandb_logger import choose_mode, has_key
+from vim_train.report import read_metrics, wandb_logger
+from vim_train.report.wandb_run import choose_mode, has_key, run_id
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("told_run.py")
@@ -55,60 +57,132 @@ def test_an_offline_run_holds_the_config_and_the_scalars_of_metrics_jsonl(run: R
     assert "warning" not in shown
 
 
-def test_a_resumed_run_keeps_its_id_and_may_log_steps_again(run: Run) -> None:
+def test_a_run_that_is_started_again_keeps_its_id(run: Run) -> None:
     run.cfg.logger.wandb.mode = WandbMode.offline
-    report = run.open()
-    run.train(report, last=20)
-    state = report.state()
-    report.close()
-    report = run.open(resumed_step=10)
-    report.load_state(state)
-    run.train(report, first=10)
-    assert report.state()["wandb_id"] == state["wandb_id"]
-    report.finish({}, [])
-    report.close()
-    files = list(run.run_dir.glob("wandb/offline-run-*/run-*.wandb"))
-    assert [file.name for file in files] == [f"run-{state['wandb_id']}.wandb"] * 2
-    assert [r["step"] for r in read_metrics(run.metrics) if r["kind"] == "eval"] == [10, 20, 30, 40]
+    for resumed_step in (None, 10):
+        report = run.open(resumed_step)
+        run.train(report, first=resumed_step or 0, last=20)
+        report.close()
+    first, second = run.run_dir.glob("wandb/offline-run-*/run-*.wandb")
+    assert first.name == second.name == f"run-{run_id(run.run_dir)}.wandb"
+
+
+def test_an_id_is_made_once_and_another_where_it_is_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = run_id(tmp_path)
+    assert run_id(tmp_path) == made
+    (tmp_path / "wandb" / "id").write_bytes(b"\xff\0")
+    assert run_id(tmp_path) == run_id(tmp_path) != made
+    monkeypatch.setenv("WANDB_RUN_ID", "asked")
+    assert run_id(tmp_path) == "asked"
+
+
+class StandIn:
+    """A W&B run without W&B; `log` and `finish` do what the test says."""
+
+    dir, url = "files", "https://wandb.example.org/run"
+
+    def __init__(self) -> None:
+        self.settings = SimpleNamespace(mode="online")
+        self.summary: dict[str, object] = {}
+        self.lines: list[dict[str, object]] = []
+        self.exit_code: int | None = None
+
+    def define_metric(self, *args: object, **kwargs: object) -> None: ...
+
+    def log(self, line: dict[str, object]) -> None:
+        self.lines.append(line)
+
+    def finish(self, exit_code: int) -> None:
+        self.exit_code = exit_code
+
+
+@pytest.fixture
+def stand_in(run: Run, monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    import wandb
+
+    found = StandIn()
+    monkeypatch.setattr(wandb, "init", lambda **kwargs: found)
+    monkeypatch.setattr(wandb, "teardown", lambda code: None)
+    run.cfg.logger.wandb.mode = WandbMode.offline
+    return found
+
+
+def warnings_in(shown: str) -> list[str]:
+    return [line for line in shown.splitlines() if line.startswith("warning:")]
 
 
 @pytest.mark.parametrize("where", ["init", "log", "finish"])
 def test_a_failure_is_one_warning_and_changes_nothing_else(
-    make_run: Callable[[str], Run], monkeypatch: pytest.MonkeyPatch, where: str
+    run: Run, make_run: Callable[[str], Run], stand_in: StandIn, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     import wandb
-
-    without, failing = make_run("without"), make_run("failing")
-    plain = without.whole().replace("without", "failing")
-    failing.cfg.logger.wandb.mode = WandbMode.offline
 
     def fail(*args: object, **kwargs: object) -> None:
         raise ConnectionResetError("wandb-core is gone\nand a second line")
 
-    if where == "init":
-        monkeypatch.setattr(wandb, "init", fail)
-    else:
-        real = wandb.init
+    monkeypatch.setattr(wandb if where == "init" else stand_in, where, fail)
+    plain = make_run("without").whole().replace("without", "short")
+    shown = run.whole()
+    (warning,) = warnings_in(shown)
+    assert warning == f"warning: W&B is off, {where.replace('init', 'start')} failed: wandb-core is gone"
+    assert [line for line in shown.splitlines() if line != warning] == plain.splitlines()
+    assert len(read_metrics(run.metrics)) == STEPS // 5 + STEPS // 10
 
-        def init(**kwargs: Any) -> Any:
-            run = real(**kwargs)
-            finish = run.finish
-            monkeypatch.setattr(run, where, fail)
-            opened.append(finish)
-            return run
 
-        monkeypatch.setattr(wandb, "init", init)
-    opened: list[Callable[[], None]] = []
-    shown = failing.whole()
-    for finish in opened:
-        finish()
-    warnings = [line for line in shown.splitlines() if line.startswith("warning:")]
-    assert len(warnings) == 1
-    assert "W&B is off" in warnings[0]
-    assert "wandb-core is gone" in warnings[0]
-    rest = [line for line in shown.splitlines() if line not in warnings and "wandb sync" not in line]
-    assert rest == plain.splitlines()
-    assert len(read_metrics(failing.metrics)) == STEPS // 5 + STEPS // 10
+@pytest.mark.parametrize("where", ["init", "log"])
+def test_training_does_not_wait_and_lines_that_find_no_room_are_counted_once(
+    run: Run, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    import wandb
+
+    goes_on = threading.Event()
+    real = wandb.init if where == "init" else stand_in.log
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        goes_on.wait()
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(wandb if where == "init" else stand_in, where, slow)
+    monkeypatch.setattr(wandb_logger, "_WAITING_MAX", 5)
+    report = run.open()
+    run.train(report)  # to the end, with W&B at its first call
+    assert warnings_in(run.shown) == []
+    goes_on.set()
+    report.finish({}, [])
+    report.close()
+    (warning,) = warnings_in(run.shown)
+    got = len(stand_in.lines)
+    assert 5 <= got <= 6  # the sixth may have been taken out of the queue
+    assert f"W&B was too slow; {12 - got} lines are missing there" in warning
+    assert [line["step"] for line in stand_in.lines] == [5, 10, 10, 15, 20, 20][:got]
+    assert stand_in.exit_code == 0
+    assert "https://wandb.example.org/run" in run.shown
+
+
+def test_the_end_does_not_wait_for_ever(run: Run, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    goes_on = threading.Event()
+    monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "0.1")
+    monkeypatch.setattr(stand_in, "log", lambda line: goes_on.wait())
+    shown = run.whole()
+    goes_on.set()
+    (warning,) = warnings_in(shown)
+    assert warning.startswith("warning: W&B is left alone, it was not done after 0 s; 11 lines are missing there")
+    assert len(read_metrics(run.metrics)) == STEPS // 5 + STEPS // 10
+
+
+def test_hooks_of_wandb_leave_pythons_exit_and_others_stay() -> None:
+    code = """if True:
+        import atexit
+        from vim_train.report.wandb_run import forget
+        def of_wandb(): print("waits")
+        def of_another(): print("runs")
+        of_wandb.__module__ = "wandb.sdk.lib.service"
+        for hook in (of_another, of_wandb):
+            atexit.register(hook)
+        forget()
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.split() == ["runs"]
 
 
 def test_an_unreachable_server_means_offline_with_one_warning(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Protocol
 from rich.console import Console
 
 from vim_train.config.errors import UserError
-from vim_train.config.schema import TrainConfig, WandbMode
+from vim_train.config.schema import TrainConfig
 from vim_train.report import text
 from vim_train.report.jsonl import MetricsFile, read_metrics
 from vim_train.report.plain import LogScreen
@@ -18,7 +18,7 @@ from vim_train.report.progress import Evaluation, Progress
 from vim_train.report.redact import find_secrets, redact
 from vim_train.report.screen import Screen, open_screen
 from vim_train.report.summary import versions, write_summary
-from vim_train.report.wandb_logger import WandbLogger, choose_mode
+from vim_train.report.wandb_logger import WandbLogger
 
 _REDRAW = 600.0  # seconds between pictures of the curves in a long run
 
@@ -104,7 +104,7 @@ class RunReport:
         self._warned: set[str] = set()
         self._metrics_path = run_dir / "metrics.jsonl"
         self._metrics = MetricsFile(self._metrics_path, resumed_step)
-        self._wandb = WandbLogger(cfg.logger.wandb, run_dir, run_dir.name, self._warn)
+        self._wandb = WandbLogger(cfg.logger.wandb, run_dir)
         self._earlier = 0.0  # seconds of training before this process
         self._drawn = clock()
         self._started = self._finished = self._closed = False
@@ -115,8 +115,6 @@ class RunReport:
         self._show(lambda screen: screen.start(self._run_dir.name, facts))
 
     def start_training(self, total_steps: int, steps_per_epoch: int, first_step: int = 0) -> None:
-        if choose_mode(self._cfg.logger.wandb.mode) is WandbMode.online:
-            self._show(lambda screen: screen.note("connecting to W&B"))
         self._wandb.open(self._config)
         self._progress = self._new_progress(total_steps, steps_per_epoch, first_step)
         self._started = True
@@ -126,6 +124,7 @@ class RunReport:
         self, step: int, loss: float, lr: float, images_per_s: float, data_wait: float, memory_mb: float
     ) -> None:
         self._progress.update(step, loss, lr, images_per_s, data_wait, memory_mb)
+        self._warn_of_wandb()
         self._show(lambda screen: screen.tick())
 
     def phase(self, name: str) -> None:
@@ -152,20 +151,17 @@ class RunReport:
 
     def state(self) -> dict[str, object]:
         self._try("metrics.jsonl", self._metrics.sync)  # a checkpoint that survives a power cut has its numbers
-        return {"wandb_id": self._wandb.run_id, "seconds": self._seconds}
+        return {"seconds": self._seconds}
 
     def load_state(self, state: Mapping[str, object]) -> None:
-        run_id, seconds = state.get("wandb_id"), state.get("seconds")
-        self._wandb.run_id = run_id if isinstance(run_id, str) else None
+        seconds = state.get("seconds")
         self._earlier = float(seconds) if isinstance(seconds, int | float) else 0.0
 
     def finish(self, summary: Mapping[str, object], next_commands: Sequence[str]) -> None:
+        progress, seconds, best = self._progress, self._seconds, self._progress.best
         self.phase("drawing the curves")
-        progress, seconds = self._progress, self._seconds
-        places = {"run": _shown(self._run_dir), "curves": _shown(self._curves)}
-        if self._wandb.place:
-            places["wandb"] = self._wandb.place
-        best = progress.best
+        self._draw()
+        self._finish_wandb({} if best is None else {"best/step": best.step, "best/top1": best.top1}, exit_code=0)
         final = {**(progress.evaluations[-1].metrics if progress.evaluations else {})}
         record: dict[str, object] = {
             "step": progress.step,
@@ -177,22 +173,33 @@ class RunReport:
             "versions": versions(),
             **redact(summary, self._secrets),
         }
-        self._draw()
-        self._wandb.finish({} if best is None else {"best/step": best.step, "best/top1": best.top1})
         self._try("summary.json", lambda: write_summary(self._run_dir / "summary.json", record))
         self._finished = True
         self.phase("")
         title = f"done in {text.duration(seconds)}"
         results = _results(progress, self._cfg.data.batch_size)
-        self._show(lambda screen: screen.finish(title, results, places, next_commands))
+        places = {"run": _shown(self._run_dir), "curves": _shown(self._curves)}
+        if self._wandb.place:
+            places["wandb"] = self._wandb.place
+        places, commands = redact(places, self._secrets), redact(list(next_commands), self._secrets)
+        self._show(lambda screen: screen.finish(title, results, places, commands))
 
     def close(self) -> None:
         if self._closed:
             return
         self._closed = True
+        self._finish_wandb({}, exit_code=0 if self._finished else 1)
         self._show(lambda screen: screen.close())
-        self._wandb.finish({}, exit_code=0 if self._finished else 1)
         self._try("metrics.jsonl", self._metrics.close)
+
+    def _finish_wandb(self, summary: Mapping[str, object], exit_code: int) -> None:
+        self.phase("finishing W&B")
+        self._wandb.finish(summary, exit_code)
+        self._warn_of_wandb()
+
+    def _warn_of_wandb(self) -> None:
+        for message in self._wandb.warnings():
+            self._warn(message)
 
     @property
     def _seconds(self) -> float:

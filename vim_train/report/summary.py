@@ -24,9 +24,14 @@ def versions() -> dict[str, str]:
 
 def write_summary(path: Path, summary: Mapping[str, object]) -> None:
     """Write JSON that is whole or absent. Non-finite numbers become null. Raises OSError."""
+    write_whole(path, to_json(summary, indent=2) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that has all of `text`, or what it had before, at any moment. Raises OSError."""
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("w", encoding="utf-8") as file:
-        file.write(to_json(summary, indent=2) + "\n")
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)

@@ -1,132 +1,108 @@
-"""Weights & Biases, kept at arm's length: whatever it raises is one warning, and training goes on without it."""
+"""Weights & Biases, kept at arm's length: a thread talks to it, and training waits for nothing that W&B does."""
 
-import configparser
-import netrc
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-from urllib.parse import urlsplit
+from queue import SimpleQueue
+from threading import Thread
 
 from vim_train.config.schema import WandbConfig, WandbMode
-from vim_train.report.redact import find_secrets, redact
+from vim_train.report import wandb_run
 from vim_train.report.text import one_line
 
-_INIT_TIMEOUT = 10.0  # seconds; W&B's own 90 would hold up training where the server is out of reach
-_FINISH_TIMEOUT = 20.0  # W&B would wait for ever, a batch system after SIGTERM some 30 seconds
-_ENVIRONMENT_MODES = {
-    "online": WandbMode.online, "run": WandbMode.online, "shared": WandbMode.online,
-    "offline": WandbMode.offline, "dryrun": WandbMode.offline,
-    "disabled": WandbMode.disabled,
-}  # fmt: skip
+_WAITING_MAX = 10_000  # lines, some 10 MB: what a run of many steps a second logs while W&B looks for its server
+
+
+@dataclass(frozen=True)
+class _End:
+    """The last thing in the queue."""
+
+    summary: Mapping[str, object]
+    exit_code: int
 
 
 class WandbLogger:
     """A W&B run that logs `step` as an ordinary value and as the axis of every chart.
 
-    So a resumed run may log steps again after a kill: W&B's own step counter would drop them.
+    So a resumed run may log steps again after a kill: W&B's own step counter would drop them. No method raises; only
+    `finish` waits. What went wrong is in `warnings`, which the training thread shows when it comes by.
     """
 
-    def __init__(self, cfg: WandbConfig, run_dir: Path, name: str, warn: Callable[[str], None]) -> None:
-        """Args: warn: told once, in one line, when W&B fails or falls back to offline."""
+    def __init__(self, cfg: WandbConfig, run_dir: Path) -> None:
         self._cfg = cfg
-        self._dir = run_dir
-        self._name = name
-        self._warn = warn
-        self._run: Any = None
-        self.run_id: str | None = None
-
-    @property
-    def place(self) -> str | None:
-        """Where the run can be looked at, or the command that uploads it; None if W&B is off."""
-        if self._run is None:
-            return None
-        if self._run.settings.mode == "offline":
-            return f"wandb sync {_relative(Path(self._run.dir).parent)}"
-        return str(self._run.url)
+        self._run_dir = run_dir
+        self._thread: Thread | None = None
+        self._queue: SimpleQueue[dict[str, object] | _End] = SimpleQueue()
+        self._warnings: SimpleQueue[str] = SimpleQueue()
+        self._dropped = 0
+        self._off = False
+        self.place: str | None = None
+        """Where the run can be looked at, or the command that uploads it; None until W&B has started."""
 
     def open(self, config: Mapping[str, object]) -> None:
-        """Start, or with `run_id` set resume, the run; online falls back to offline."""
-        mode = choose_mode(self._cfg.mode)
-        if mode is WandbMode.disabled:
+        """Start the thread, unless W&B is disabled."""
+        if wandb_run.choose_mode(self._cfg.mode) is WandbMode.disabled:
             return
-        if mode is WandbMode.online:
-            try:
-                self._init("online", config)
-                return
-            except Exception as error:
-                self._warn(redact(f"W&B is offline: {one_line(error)}", find_secrets()))
-                self._warn = lambda message: None
-        self._guard("start", lambda: self._init("offline", config))
+        try:
+            wandb_run.import_wandb()
+        except Exception as error:
+            self._warnings.put(f"W&B is off: {one_line(error)}")
+            return
+        self._thread = Thread(target=self._work, args=(config,), name="W&B", daemon=True)
+        self._thread.start()
 
     def log(self, step: int, epoch: float, metrics: Mapping[str, float]) -> None:
-        if self._run is not None:
-            self._guard("log", lambda: self._run.log({"step": step, "epoch": epoch, **metrics}))
+        """Queue a line; where the queue is full, only count it."""
+        if self._thread is None or self._off:
+            return
+        if self._queue.qsize() < _WAITING_MAX:
+            self._queue.put({"step": step, "epoch": epoch, **metrics})
+        else:
+            self._dropped += 1
+
+    def warnings(self) -> list[str]:
+        """What has gone wrong since the last call, a line each."""
+        found = []
+        while not self._warnings.empty():
+            found.append(self._warnings.get())
+        return found
 
     def finish(self, summary: Mapping[str, object], exit_code: int = 0) -> None:
-        """Close the run; unsent data stays in the run directory for ``wandb sync``."""
-        if self._run is not None:
-            self._guard("finish", lambda: self._close(summary, exit_code))
-            self._run = None
-
-    def _init(self, mode: Literal["online", "offline"], config: Mapping[str, object]) -> None:
-        os.environ.setdefault("WANDB_SILENT", "true")  # the setting alone leaves lines about logging in
-        import wandb
-
-        settings = wandb.Settings(
-            silent=True, console="off", init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT", _INIT_TIMEOUT)),
-            finish_timeout=float(os.environ.get("WANDB_FINISH_TIMEOUT", _FINISH_TIMEOUT)),
-        )  # fmt: skip
-        secrets = find_secrets()
-        run = wandb.init(
-            project=self._cfg.project, entity=self._cfg.entity, name=self._name, tags=redact(self._cfg.tags, secrets),
-            config=dict(redact(config, secrets)), dir=self._dir, mode=mode, id=self.run_id, resume="allow",
-            settings=settings,
-        )  # fmt: skip
-        run.define_metric("step", hidden=True)
-        run.define_metric("*", step_metric="step")
-        self._run, self.run_id = run, run.id
-
-    def _close(self, summary: Mapping[str, object], exit_code: int) -> None:
-        self._run.summary.update(dict(summary))
-        self._run.finish(exit_code=exit_code)
-
-    def _guard(self, what: str, call: Callable[[], None]) -> None:
+        """Close the run, in bounded time; unsent data stays in the run directory for ``wandb sync``."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        self._queue.put(_End(dict(summary), exit_code))
+        limit = wandb_run.finish_timeout()
         try:
-            call()
+            thread.join(limit)
+        finally:  # also after Ctrl-C, which is not to be followed by W&B's own wait
+            late = thread.is_alive()
+            if late:
+                wandb_run.forget()
+        lost = self._dropped + (max(0, self._queue.qsize() - 1) if late else 0)
+        missing = f"; {lost:,} lines are missing there, metrics.jsonl has all" if lost else ""
+        if late and not self._off:
+            self._warnings.put(f"W&B is left alone, it was not done after {limit or 0:.0f} s{missing}")
+        elif missing and not self._off:
+            self._warnings.put(f"W&B was too slow{missing}")
+        self._off = True
+
+    def _work(self, config: Mapping[str, object]) -> None:
+        """The thread: the only one that calls W&B."""
+        doing = "start"
+        try:
+            run = wandb_run.start(
+                self._cfg, self._run_dir, config, lambda why: self._warnings.put(f"W&B is offline: {why}")
+            )
+            self.place = wandb_run.place(run)
+            doing = "log"
+            while not isinstance(item := self._queue.get(), _End):
+                run.log(item)
+            doing = "finish"
+            run.summary.update(dict(item.summary))
+            run.finish(exit_code=item.exit_code)
         except Exception as error:
-            self._run = None
-            self._warn(redact(f"W&B is off, {what} failed: {one_line(error)}", find_secrets()))
-
-
-def choose_mode(mode: WandbMode) -> WandbMode:
-    """auto: what WANDB_MODE says, else online where a key is set, else offline. Other modes stay as they are."""
-    if mode is not WandbMode.auto:
-        return mode
-    asked = _ENVIRONMENT_MODES.get(os.environ.get("WANDB_MODE", "").lower())
-    return asked or (WandbMode.online if has_key() else WandbMode.offline)
-
-
-def has_key() -> bool:
-    """Whether a W&B key is set: in the environment, in netrc, or in W&B's settings file."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).netloc
-    files = [os.environ["NETRC"]] if "NETRC" in os.environ else ["~/.netrc", "~/_netrc"]
-    for file in files:
-        try:
-            if netrc.netrc(os.path.expanduser(file)).authenticators(host):
-                return True
-        except (OSError, netrc.NetrcParseError):
-            continue
-    settings = configparser.ConfigParser(interpolation=None)
-    folder = os.environ.get("WANDB_CONFIG_DIR", os.path.expanduser("~/.config/wandb"))
-    try:
-        settings.read(Path(folder) / "settings")
-    except (OSError, configparser.Error, UnicodeDecodeError):
-        return False
-    return settings.has_option("default", "api_key")
-
-
-def _relative(path: Path) -> Path:
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+            self._off, self.place = True, None
+            self._warnings.put(f"W&B is off, {doing} failed: {one_line(error)}")
+            wandb_run.leave()
