@@ -170,6 +170,32 @@ def test_the_end_does_not_wait_for_ever(run: Run, stand_in: StandIn, monkeypatch
     assert len(read_metrics(run.metrics)) == STEPS // 5 + STEPS // 10
 
 
+def test_no_secret_is_told_to_wandb_or_written(run: Run, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
+    secret, told = "canary-of-the-hub", []
+
+    def init(**kwargs: object) -> StandIn:
+        told.append((kwargs, list(sys.argv)))
+        return stand_in
+
+    monkeypatch.setenv("HF_TOKEN", secret)
+    monkeypatch.setattr(wandb, "init", init)
+    monkeypatch.setattr(sys, "argv", ["vim-train", f"logger.wandb.tags=[{secret}]"])
+    run.cfg.logger.wandb.project, run.cfg.logger.wandb.tags = secret, [f"a-{secret}"]
+    run.config["note"] = f"https://me:{secret}@host"
+    report = run.open()
+    report.start({"data": secret})
+    report.start_training(10, 10)
+    report.event(0, secret, detail=[secret])
+    report.finish({"where": secret}, [f"vim-eval {secret}"])
+    report.close()
+    assert len(told) == 1
+    assert sys.argv[1] == f"logger.wandb.tags=[{secret}]"
+    written = [file.read_text() for file in run.run_dir.rglob("*") if file.is_file()]
+    assert not any(secret in text for text in [str(told), run.shown, *written])
+
+
 def test_hooks_of_wandb_leave_pythons_exit_and_others_stay() -> None:
     code = """if True:
         import atexit

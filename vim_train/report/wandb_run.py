@@ -149,11 +149,21 @@ def _init(mode: Literal["online", "offline"], cfg: WandbConfig, run_dir: Path, c
     if hasattr(settings, _FLUSH):
         setattr(settings, _FLUSH, 1.0)  # seconds of lines that a kill may cost, instead of 15
     hidden = find_secrets()
-    run = wandb.init(
-        project=redact(cfg.project, hidden), entity=cfg.entity, name=run_dir.name, tags=redact(cfg.tags, hidden),
-        config=dict(redact(config, hidden)), dir=run_dir, mode=mode, id=run_id(run_dir), resume="allow",
-        settings=settings,
-    )  # fmt: skip
+    shown: dict[str, Any] = {"project": cfg.project, "entity": cfg.entity, "tags": cfg.tags, "config": dict(config)}
+    typed = sys.argv
+    try:
+        sys.argv = redact(typed, hidden)  # the arguments are a part of what W&B tells of a run
+        run = wandb.init(
+            **redact(shown, hidden),
+            name=run_dir.name,
+            dir=run_dir,
+            mode=mode,
+            id=run_id(run_dir),
+            resume="allow",
+            settings=settings,
+        )
+    finally:
+        sys.argv = typed
     run.define_metric("step", hidden=True)
     run.define_metric("*", step_metric="step")
     return run

@@ -30,6 +30,7 @@ from vim_train.engine.schedule import Schedule
 from vim_train.engine.setup import choose_device, configure_torch
 from vim_train.engine.state import DivergedError
 from vim_train.engine.stopping import StopRequest, stop_on_signals
+from vim_train.report.redact import find_secrets, redact
 from vim_train.report.report import NullReport, Report, open_report
 from vim_train.report.summary import versions
 from vim_train.tasks.classification import Classification
@@ -95,7 +96,11 @@ def _build(cfg: TrainConfig, ranks: Ranks) -> tuple[Classification, Schedule]:
 
 
 def _open(cfg: TrainConfig, plain: Plain, stack: ExitStack) -> Run:
-    return stack.enter_context(open_run(cfg.run.root, cfg.run.name, cfg.run.resume, plain))
+    hidden = redact(plain, find_secrets())
+    run = stack.enter_context(open_run(cfg.run.root, cfg.run.name, cfg.run.resume, hidden))
+    if hidden != plain:
+        run.notes.append("*** in config.yaml stands for a key or password that the environment or a URL holds")
+    return run
 
 
 def _train(
