@@ -2,6 +2,7 @@
 
 import json
 import math
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -108,3 +109,27 @@ def test_a_full_disk_raises() -> None:
     with pytest.raises(OSError, match="No space left"):
         file.write("train", 1, 0, {})
     file.close()
+
+
+def test_a_disk_that_fills_up_in_a_line_leaves_whole_lines_and_takes_more_later(path: Path) -> None:
+    file = MetricsFile(path, None)
+    step = 0
+
+    def fill() -> None:
+        nonlocal step
+        while True:
+            file.write("train", step, 0, {"train/loss": 0.5})
+            step += 1
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # the write that crosses it is cut short, as on a full disk
+    try:
+        with pytest.raises(OSError, match="disk full"):
+            fill()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [record["step"] for record in read_metrics(path)] == list(range(step))
+    assert path.read_bytes().endswith(b"\n")
+    file.write("train", 100, 0, {"train/loss": 0.5})
+    file.close()
+    assert [record["step"] for record in read_metrics(path)] == [*range(step), 100]
