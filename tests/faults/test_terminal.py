@@ -37,7 +37,7 @@ class Terminal:
 
     def read_until(self, done: Callable[[], bool]) -> None:
         """Show what is written, for a full screen would stop the writer, until something has come about."""
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + 300
         while not done():
             assert time.monotonic() < deadline
             assert self.process.poll() is None, self.errors.read_text()
@@ -107,7 +107,7 @@ def test_closing_the_window_saves_and_stops(
     terminal = open_terminal(command)
     terminal.read_until(at_step(tmp_path / "test", 10))
     terminal.close()
-    assert terminal.process.wait(100) == 143
+    assert terminal.process.wait(300) == 143
     assert 10 <= saved_step(tmp_path / "test") < STEPS
     assert terminal.errors.read_text() == ""
 
@@ -123,8 +123,8 @@ def test_closing_the_window_of_an_interactive_shell_saves_and_stops(
     terminal.type("sh go.sh\n")
     terminal.read_until(at_step(tmp_path / "test", 10))
     terminal.close()  # bash passes the hang-up on, and the kernel sends another when bash has gone
-    terminal.process.wait(100)
-    deadline = time.monotonic() + 100
+    terminal.process.wait(300)
+    deadline = time.monotonic() + 300
     while Path("/proc", pid.read_text().strip()).exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -136,7 +136,7 @@ def test_nohup_goes_on(open_terminal: Callable[..., Terminal], command: list[str
     terminal = open_terminal(["nohup", *command])
     terminal.read_until(at_step(tmp_path / "test", 10))
     terminal.close()
-    assert terminal.process.wait(200) == 0
+    assert terminal.process.wait(600) == 0
     assert (tmp_path / "test" / "summary.json").exists()
     assert any("  next:" in line for line in log_lines(tmp_path / "test"))
     assert "Traceback" not in terminal.errors.read_text()
@@ -149,7 +149,7 @@ def test_a_terminal_that_only_takes_no_more_is_no_reason_to_stop(
     terminal = open_terminal(command, controlling=False)
     terminal.read_until(at_step(tmp_path / "test", 10))
     terminal.close()
-    assert terminal.process.wait(200) == 0
+    assert terminal.process.wait(600) == 0
     assert (tmp_path / "test" / "summary.json").exists()
     assert any("  next:" in line for line in log_lines(tmp_path / "test"))
     assert terminal.errors.read_text() == ""
@@ -157,7 +157,7 @@ def test_a_terminal_that_only_takes_no_more_is_no_reason_to_stop(
 
 def test_a_reader_of_one_line_is_no_reason_to_stop(command: list[str], tmp_path: Path) -> None:
     shell = f"set -o pipefail; {shlex.join(command)} | head -1"
-    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=200)
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=600)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) == 1
     assert (tmp_path / "test" / "summary.json").exists()

@@ -20,6 +20,7 @@ from vim_train.report.summary import write_whole
 from vim_train.report.text import one_line
 
 _INIT_TIMEOUT = 10.0  # seconds; W&B's own 90 would keep the lines of a short run from being written
+_OFFLINE_TIMEOUT = 90.0  # only a busy machine needs them
 _FINISH_TIMEOUT = 20.0  # W&B would wait for ever, a batch system after SIGTERM some 30 seconds
 _FLUSH = "x_transaction_log_flush_interval"
 _ENVIRONMENT_MODES = {
@@ -142,10 +143,8 @@ def _init(mode: Literal["online", "offline"], cfg: WandbConfig, run_dir: Path, c
     os.environ.setdefault("WANDB_SILENT", "true")  # the setting alone leaves lines about logging in
     import wandb
 
-    settings = wandb.Settings(
-        silent=True, console="off", init_timeout=_seconds("WANDB_INIT_TIMEOUT", _INIT_TIMEOUT),
-        finish_timeout=finish_timeout() or 0.0,
-    )  # fmt: skip
+    timeout = _seconds("WANDB_INIT_TIMEOUT", _INIT_TIMEOUT) if mode == "online" else _OFFLINE_TIMEOUT
+    settings = wandb.Settings(silent=True, console="off", init_timeout=timeout, finish_timeout=finish_timeout() or 0.0)
     if hasattr(settings, _FLUSH):
         setattr(settings, _FLUSH, 1.0)  # seconds of lines that a kill may cost, instead of 15
     hidden = find_secrets()
