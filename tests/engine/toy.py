@@ -81,6 +81,7 @@ class Recorder:
 
     lines: list[dict[str, object]] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
+    saves: list[int] = field(default_factory=list)
 
     def start_training(self, total_steps: int, steps_per_epoch: int, first_step: int) -> None: ...
 
@@ -100,6 +101,11 @@ class Recorder:
 
     def event(self, step: int, text: str, **fields: object) -> None:
         self.lines.append({"kind": "event", "step": step, "text": text})
+
+    def saved(self, step: int) -> None:
+        self.saves.append(step)
+
+    def sync(self) -> None: ...
 
     def state(self) -> dict[str, object]:
         return {}

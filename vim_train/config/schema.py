@@ -82,6 +82,11 @@ class NonFinite(Enum):
     skip = "skip"
 
 
+class OnError(Enum):
+    warn = "warn"
+    stop = "stop"
+
+
 class WandbMode(Enum):
     auto = "auto"
     online = "online"
@@ -312,6 +317,8 @@ class CheckpointConfig:
     """How often to save: 5ep, 200st or 1000000im; also at the end and when a signal asks to stop."""
     keep: int = 2
     """Newest checkpoints kept beside the best, at least 2."""
+    on_error: OnError = OnError.warn
+    """A save that fails: warn says so and the next one tries again; stop leaves with exit code 1, as the last would."""
 
 
 @dataclass

@@ -10,7 +10,7 @@ writes: the one that holds the run's lock.
 import errno
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -49,11 +49,14 @@ __all__ = [
     "Loaded",
     "NoEmaError",
     "PassedOver",
+    "bytes_needed",
     "check_compatible",
+    "check_disk",
     "latest",
     "load",
     "load_weights",
     "save",
+    "step_dir",
 ]
 
 FOLDER, BEST = "checkpoints", "best"
@@ -93,6 +96,10 @@ class Loaded:
     meta: dict[str, Any]
 
 
+def step_dir(run_dir: Path, step: int) -> Path:
+    return run_dir / FOLDER / f"step_{step:08d}"
+
+
 def save(
     run_dir: Path,
     step: int,
@@ -117,10 +124,10 @@ def save(
             and what was there stays.
         TypeError: `state` holds what could not be loaded again.
     """
-    folder = run_dir / FOLDER
-    final = folder / f"step_{step:08d}"
+    final = step_dir(run_dir, step)
+    folder = final.parent
     weights = {MODEL: model} | ({} if ema is None else {EMA: ema})
-    needed = _bytes_needed(weights, state)
+    needed = bytes_needed([*weights.values()], state)
     try:
         for name, tensors in weights.items():
             check_finite(tensors, name)
@@ -149,6 +156,27 @@ def save(
     return final
 
 
+def check_disk(run_dir: Path, needed: int) -> None:
+    """Whether a checkpoint of `needed` bytes could be written now.
+
+    Raises:
+        CheckpointError: the folder cannot be written, or has no room.
+    """
+    folder, probe = run_dir / FOLDER, run_dir / FOLDER / f"{PARTIAL}probe"
+    try:
+        make_dir(folder)
+        try:
+            probe.write_bytes(b"probe")
+            sync(probe)
+        finally:
+            probe.unlink(missing_ok=True)
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise CheckpointError(folder, f"cannot be written: {error.strerror or error}") from error
+    if free < needed:
+        raise CheckpointError(folder, f"takes {needed:,} bytes a checkpoint and {free:,} are free")
+
+
 def _write(directory: Path, step: int, weights: Mapping[str, Mapping[str, Tensor]], state: Any, meta: Any) -> None:
     files: dict[str, Entry] = {}
     for name, tensors in weights.items():
@@ -162,11 +190,11 @@ def _write(directory: Path, step: int, weights: Mapping[str, Mapping[str, Tensor
     sync(directory)
 
 
-def _bytes_needed(weights: Mapping[str, Mapping[str, Tensor]], state: dict[str, Any]) -> int:
+def bytes_needed(weights: Sequence[Mapping[str, Tensor]], state: dict[str, Any]) -> int:
     """An upper bound of what a checkpoint takes on the disk, without long texts in `state`."""
     values = [value for _, value in leaves(state)]
     storages = {v.untyped_storage().data_ptr(): v.untyped_storage().nbytes() for v in values if isinstance(v, Tensor)}
-    tensors = [tensor for group in weights.values() for tensor in group.values()]
+    tensors = [tensor for group in weights for tensor in group.values()]
     content = sum(storages.values()) + sum(tensor.nbytes for tensor in tensors)
     return content + _OVERHEAD + _OVERHEAD_PER_VALUE * (len(values) + len(tensors))
 

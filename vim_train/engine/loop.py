@@ -1,6 +1,7 @@
 """The training loop, top to bottom."""
 
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vim_train.config.durations import to_steps
-from vim_train.config.schema import Determinism, NonFinite, TrainConfig
+from vim_train.config.schema import Determinism, NonFinite, OnError, TrainConfig
 from vim_train.engine import checkpoint
 from vim_train.engine.checkpoint import CheckpointError
 from vim_train.engine.evaluation import evaluate
@@ -26,9 +27,13 @@ from vim_train.engine.schedule import Schedule
 from vim_train.engine.state import DivergedError, TrainState, Window, create_ema, global_norm
 from vim_train.engine.stopping import StopRequest
 from vim_train.engine.task import B, Task
+from vim_train.engine.writer import Outcome, Writer
 
 OVERFLOWS_MAX = 40
 """fp16 overflows in a row that stop a run: halved so often from 2^16, the scale is no longer at fault."""
+
+SAVE_FAILED = 1 << 8
+"""What rank 0 says instead of a signal's number where a failed save is to stop the run."""
 
 
 @dataclass
@@ -58,6 +63,9 @@ class Trainer(Generic[B]):
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.total_steps = self.schedule.total_steps
         self.last_metrics: dict[str, float] = {}
+        self.writer = Writer(self.run_dir, cfg.checkpoint.keep)
+        self.save_failed: CheckpointError | None = None
+        self.save_wait = 0.0
 
     def restore(self, loaded: checkpoint.Loaded) -> None:
         self.state.restore(loaded)
@@ -65,13 +73,40 @@ class Trainer(Generic[B]):
         self.report.load_state(loaded.state["report"])
         self.task.load_state(loaded.state["task"])
 
+    def check_disk(self) -> None:
+        """Raises CheckpointError where no checkpoint could be written; before training."""
+        checkpoint.check_disk(self.run_dir, self.bytes_foreseen())
+
+    def bytes_foreseen(self) -> int:
+        """What a checkpoint will take on the disk, also while the optimiser has no state yet."""
+        model, ema = self.state.weights()
+        optimizer = self.state.optimizer
+        to_come = 0
+        if not optimizer.state:
+            for group in optimizer.param_groups:
+                moments = 2 if "betas" in group else 1 if group.get("momentum") else 0
+                to_come += sum(moments * parameter.nbytes for parameter in group["params"])
+        return checkpoint.bytes_needed([model, ema or {}], self.state.rest()) + to_come
+
     @property
     def finished(self) -> bool:
         """Whether all steps are done and the last evaluation too, which a stop request may have cut short."""
         return self.state.counters.evaluated_step == self.total_steps
 
     def train(self) -> dict[str, float]:
-        """Train to the end, or until a stop is asked for; returns the last evaluation's metrics."""
+        """Train to the end, or until a stop is asked for; returns the last evaluation's metrics.
+
+        Raises:
+            DivergedError: the policy for what is not finite is to stop.
+            CheckpointError: the last save failed, or another where the policy is to stop.
+        """
+        try:
+            return self._train()
+        finally:
+            if (outcome := self.writer.close()) is not None:  # of a run that ends by an exception
+                self._tell_saved(outcome, OnError.warn)
+
+    def _train(self) -> dict[str, float]:
         cfg, state, counters, total = self.cfg, self.state, self.state.counters, self.total_steps
         every = {"log": cfg.logger.every, "eval": cfg.eval.every, "save": cfg.checkpoint.every}
         interval = {what: self._steps(text) for what, text in every.items()}
@@ -84,7 +119,7 @@ class Trainer(Generic[B]):
         if counters.step > 0 and due("eval") and counters.evaluated_step != counters.step:
             improved = self._evaluate()  # the stop that made this checkpoint came before or during the evaluation
             if counters.evaluated_step == counters.step:
-                self._save(improved)
+                self._save(improved, last=counters.step == total)
 
         batches = self.task.train_batches(counters.step, total)
         state.model.train()
@@ -104,7 +139,7 @@ class Trainer(Generic[B]):
             improved = due("eval") and self._evaluate()
             stopping = self._stop_asked()
             if due("save") or improved or stopping:
-                self._save(improved)
+                self._save(improved, last=stopping or counters.step == total)
             meter.resume()
         return self.last_metrics
 
@@ -197,8 +232,15 @@ class Trainer(Generic[B]):
                 self.report.event(self.state.counters.step, note)
 
     def _stop_asked(self) -> bool:
-        """Whether a signal has asked any rank to stop; then all have been."""
-        number = self.ranks.largest(self.stop.caught or 0)
+        """Whether a signal has asked any rank to stop; then all have been.
+
+        Raises:
+            CheckpointError: a save has failed and the policy is to stop.
+        """
+        self._tell_saved(self.writer.poll(), self.cfg.checkpoint.on_error)
+        number = self.ranks.largest(SAVE_FAILED if self.save_failed else self.stop.caught or 0)
+        if number == SAVE_FAILED:
+            self._raise_together()
         if number:
             self.stop.caught = Signals(number)
         return number != 0
@@ -206,9 +248,9 @@ class Trainer(Generic[B]):
     def _log(self, lr: float, meter: Meter) -> None:
         self._tell_notes()
         speed = {"train/images_per_s": meter.images_per_s, "train/data_wait": meter.data_wait}
-        metrics = {**self.state.window.means(), "train/lr": lr, **speed}
+        metrics = {**self.state.window.means(), "train/lr": lr, **speed, "train/save_wait": self.save_wait}
         self.report.train(self.state.counters.step, self._epoch(), metrics)
-        self.state.window = Window()
+        self.state.window, self.save_wait = Window(), 0.0
 
     def _evaluate(self) -> bool:
         """Evaluate raw and averaged weights; True if either is the best so far. A stop request cuts it short."""
@@ -230,35 +272,45 @@ class Trainer(Generic[B]):
         counters.best, counters.best_step = score, counters.step
         return True
 
-    def _save(self, best: bool) -> None:
-        """Save; a failure is reported and training goes on, except where nothing comes after.
+    def _save(self, best: bool, last: bool) -> None:
+        """Copy the state, to be written while training goes on; the `last` one is durable when this returns.
 
         Raises:
-            CheckpointError: the save at the end, or before leaving, failed.
+            CheckpointError: the last one failed, or the one before and the policy is to stop.
         """
-        counters, cfg = self.state.counters, self.cfg
+        counters, began = self.state.counters, time.monotonic()
         self.report.phase("saving")
         self._tell_notes()
-        model, ema = self.state.weights()
-        state = self.state.rest() | {"report": self.report.state(), "task": self.task.state()}
-        meta = self.meta | {"epoch": self._epoch(), "metrics": self.last_metrics}
+        task_state = self.task.state()
+        if self.ranks.first:
+            self._tell_saved(self.writer.wait(), self.cfg.checkpoint.on_error)
+        if self.ranks.first and self.save_failed is None:
+            model, ema = self.state.weights()
+            self.writer.submit(
+                counters.step, model=model, ema=ema, best=best, first=self.report.sync,
+                state=self.state.rest() | {"report": self.report.state(), "task": task_state},
+                meta=self.meta | {"epoch": self._epoch(), "metrics": self.last_metrics},
+            )  # fmt: skip
+        if last:
+            self.ranks.once(lambda: self._tell_saved(self.writer.wait(), OnError.stop))
+            self._raise_together()
+        self.save_wait += time.monotonic() - began
 
-        def failure() -> tuple[Path, str] | None:
-            try:
-                checkpoint.save(
-                    self.run_dir, counters.step, model=model, ema=ema, state=state, meta=meta,
-                    keep=cfg.checkpoint.keep, best=best,
-                )  # fmt: skip
-            except CheckpointError as error:
-                return error.path, error.reason
-            return None
-
-        if (found := self.ranks.once(failure)) is None:
+    def _tell_saved(self, outcome: Outcome | None, on_error: OnError) -> None:
+        if outcome is None:
             return
-        error = CheckpointError(*found)
-        if counters.step == self.total_steps or self.stop.caught is not None:
-            raise error
-        self.report.event(counters.step, str(error))
+        if outcome.error is None:
+            self.report.saved(outcome.step)
+        elif on_error is OnError.stop:
+            self.save_failed = outcome.error
+        else:
+            self.report.event(self.state.counters.step, str(outcome.error))
+
+    def _raise_together(self) -> None:
+        """Raise the error of a failed save, which only the first rank knows, in all ranks."""
+        error = self.save_failed
+        if found := self.ranks.once(lambda: None if error is None else (error.path, error.reason)):
+            raise CheckpointError(*found)
 
     def _epoch(self) -> int:
         return self.state.counters.step // self.schedule.steps_per_epoch

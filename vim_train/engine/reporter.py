@@ -27,6 +27,12 @@ class Reporter(Protocol):
     def event(self, step: int, text: str, **fields: object) -> None:
         """Something a reader of the run should know."""
 
+    def saved(self, step: int) -> None:
+        """The checkpoint of `step` is durable; told at a later step."""
+
+    def sync(self) -> None:
+        """Make durable what was recorded so far; called by another thread. Raises OSError."""
+
     def state(self) -> dict[str, object]:
         """What a resumed run needs, in plain containers."""
 

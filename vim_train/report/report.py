@@ -49,6 +49,12 @@ class Report(Protocol):
     def event(self, step: int, text: str, **fields: object) -> None:
         """Something a reader of the run should know, for metrics.jsonl (epoch null before training) and the screen."""
 
+    def saved(self, step: int) -> None:
+        """The checkpoint of `step` is durable: an event for metrics.jsonl; may come some steps later."""
+
+    def sync(self) -> None:
+        """Make the lines of metrics.jsonl so far durable; from any thread. Raises OSError."""
+
     def state(self) -> dict[str, object]:
         """What a resumed run needs, in plain containers; asked for at each checkpoint."""
 
@@ -74,6 +80,8 @@ class NullReport:
     def train(self, step: int, epoch: float, metrics: Mapping[str, float]) -> None: ...
     def eval(self, step: int, epoch: float, metrics: Mapping[str, float]) -> None: ...
     def event(self, step: int, text: str, **fields: object) -> None: ...
+    def saved(self, step: int) -> None: ...
+    def sync(self) -> None: ...
     def state(self) -> dict[str, object]:
         return {}
 
@@ -149,8 +157,13 @@ class RunReport:
         self._record("event", step, epoch, {"text": text, **fields})
         self._show(lambda screen: screen.note(text))
 
+    def saved(self, step: int) -> None:
+        self._record("event", step, step // self._progress.steps_per_epoch, {"text": "saved"})
+
+    def sync(self) -> None:
+        self._metrics.sync()
+
     def state(self) -> dict[str, object]:
-        self._try("metrics.jsonl", self._metrics.sync)  # a checkpoint that survives a power cut has its numbers
         return {"seconds": self._seconds}
 
     def load_state(self, state: Mapping[str, object]) -> None:
