@@ -21,6 +21,11 @@ def test_a_users_mistake_is_one_line_even_if_its_text_has_more(capsys: pytest.Ca
     assert outcome(UserError("a\n  b"), capsys) == (2, "vim-train: a b\n")
 
 
+def test_a_table_stands_above_the_line(capsys: pytest.CaptureFixture[str]) -> None:
+    error = UserError("two differ", table=["key  was", "a    1"])
+    assert outcome(error, capsys) == (2, "key  was\na    1\nvim-train: two differ\n")
+
+
 def test_debug_adds_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     code, text = outcome(UserError("a"), capsys, debug=True)
     assert code == 2

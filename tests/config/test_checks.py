@@ -146,3 +146,16 @@ def test_what_a_key_accepts_is_said_as_narrowly_as_it_is_checked() -> None:
     assert accepts(KEYS["schedule.name"]) == "cosine or constant"
     assert accepts(KEYS["logger.every"]) == "5ep, 200st or 1000000im (epochs, steps, images)"
     assert accepts(KEYS["logger.wandb.tags"]) == "a list of words, [a,b]"
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("sed", "run.allow=sed: takes keys and groups, such as optim.lr or schedule"),
+        ("seed", "run.allow=seed: a run cannot change it; take another run.name, with model.checkpoint=..."),
+        ("model.depth", "run.allow=model.depth: a run cannot change it"),
+    ],
+)
+def test_what_run_allow_names(check: Callable[..., None], name: str, why: str) -> None:
+    check("run.allow=[optim.lr,schedule,model,data.workers]")
+    assert refused(check, f"run.allow=[{name}]").startswith(why)

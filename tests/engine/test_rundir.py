@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -47,9 +47,11 @@ def config(**changes: object) -> dict[str, Any]:
     return changed
 
 
-def start(root: Path, name: str = "x", resume: Resume = Resume.auto, **changes: object) -> Run:
+def start(
+    root: Path, name: str = "x", resume: Resume = Resume.auto, allow: Sequence[str] = (), **changes: object
+) -> Run:
     """Open a run and leave it again, as if the process had ended."""
-    with open_run(root, name, resume, config(**changes)) as run:
+    with open_run(root, name, resume, config(**changes), allow) as run:
         return run
 
 
@@ -156,14 +158,43 @@ def test_another_configuration_is_refused_by_its_keys(tmp_path: Path) -> None:
     with refused(
         f"{tmp_path}/x was started with another configuration:",
         "data.mean was [0.5, 0.25], is [0.5]; optim.lr was 1e-06, is 0.001",
-        "run.name",
-        "run.resume=must",
+        "take another run.name",
+        "run.allow=[data.mean,optim.lr]",
     ):
         start(tmp_path, optim__lr=1e-3, data__mean=[0.5])
     with refused("optim.grad_clip_norm was null, is 1.0; optim.new was absent, is true; ops.backend was auto, is cpu"):
         start(tmp_path, optim__new=True, optim__grad_clip_norm=1.0, ops__backend="cpu")
-    with refused("seed was 0, is 5; ", "; and 2 more"):
-        start(tmp_path, seed=5, data__mean=[1], optim__lr=1, optim__grad_clip_norm=1, optim__a=1, ops__backend="cpu")
+    with refused("data.mean was", "; and 2 more; put it back"):
+        start(
+            tmp_path, data__crop=1, data__mean=[1], optim__lr=1, optim__grad_clip_norm=1, optim__a=1, ops__backend="b"
+        )
+
+
+def test_the_table_says_what_to_do_about_each(tmp_path: Path) -> None:
+    save(start(tmp_path).path, 5)
+    with pytest.raises(UserError) as raised:
+        start(tmp_path, allow=["ops.backend"], seed=5, optim__lr=1e-3, ops__backend="cpu", data__workers=9)
+    assert raised.value.table == [
+        "key          was    is     to go on",
+        "seed         0      5      put it back",
+        "optim.lr     1e-06  0.001  run.allow=[optim.lr]",
+        "ops.backend  auto   cpu    allowed",
+    ]
+    assert "a run cannot change seed: put it back or take another run.name" in str(raised.value)
+
+
+@pytest.mark.parametrize("allow", [["seed"], ["seed", "optim"]])
+@pytest.mark.parametrize("resume", [Resume.auto, Resume.must])
+def test_another_seed_is_another_run_whatever_is_allowed(tmp_path: Path, allow: list[str], resume: Resume) -> None:
+    save(start(tmp_path).path, 5)
+    with refused("seed was 0, is 5; a run cannot change seed"):
+        start(tmp_path, resume=resume, allow=allow, seed=5)
+
+
+def test_the_line_to_go_on_with_keeps_what_is_allowed_already(tmp_path: Path) -> None:
+    save(start(tmp_path).path, 5)
+    with refused("configuration: ops.backend was auto, is cpu;", "run.allow=[optim,ops.backend]"):
+        start(tmp_path, allow=["optim"], optim__lr=1e-3, ops__backend="cpu")
 
 
 def test_keys_that_change_no_number_may_differ(tmp_path: Path) -> None:
@@ -177,10 +208,12 @@ def test_keys_that_change_no_number_may_differ(tmp_path: Path) -> None:
     assert OmegaConf.load(again.path / "config.yaml").data.workers == 2  # as it was at the start
 
 
-def test_must_goes_on_with_another_configuration_and_keeps_the_old_one(tmp_path: Path) -> None:
+def test_what_is_allowed_goes_on_and_keeps_the_old_configuration(tmp_path: Path) -> None:
     first = start(tmp_path)
     save(first.path, 5)
-    again = start(tmp_path, resume=Resume.must, optim__lr=0.5)
+    with refused("optim.lr was 1e-06, is 0.5"):
+        start(tmp_path, resume=Resume.must, optim__lr=0.5)
+    again = start(tmp_path, allow=["optim.lr", "schedule"], optim__lr=0.5)
     assert again.resume_from is not None
     assert again.notes[0] == (
         "goes on with another configuration: optim.lr was 1e-06, is 0.5;"

@@ -7,7 +7,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
 
 from vim_train.config.errors import UserError
-from vim_train.config.schema import EvalCommand, Resume, Weights
+from vim_train.config.schema import EvalCommand, Weights
 from vim_train.tasks.evaluate import _check_classes, _wanted
 from vim_train.tasks.run import _assignment, _check_same_data
 
@@ -16,10 +16,10 @@ THEN = {"classes": ["a", "b"], "fingerprint": "1"}
 
 def test_changed_images_need_a_word_changed_classes_are_refused() -> None:
     changed = THEN | {"fingerprint": "2"}
-    assert _check_same_data(THEN, THEN, Resume.auto) == []
-    with pytest.raises(UserError, match=r"run\.resume=must to go on"):
-        _check_same_data(THEN, changed, Resume.auto)
-    [note] = _check_same_data(THEN, changed, Resume.must)
+    assert _check_same_data(THEN, THEN, []) == []
+    with pytest.raises(UserError, match=r"run\.allow=\[data\.root\] to go on"):
+        _check_same_data(THEN, changed, ["optim"])
+    [note] = _check_same_data(THEN, changed, ["data.root"])
     assert note.endswith("goes on all the same")
 
 
@@ -34,7 +34,7 @@ def test_changed_images_need_a_word_changed_classes_are_refused() -> None:
 )
 def test_other_classes_than_the_checkpoints_are_refused_by_name(now: list[str], how: str) -> None:
     with pytest.raises(UserError, match=rf"^the classes of data\.root are not those of the checkpoint: {how}; take"):
-        _check_same_data(THEN, THEN | {"classes": now}, Resume.must)
+        _check_same_data(THEN, THEN | {"classes": now}, ["data"])
     with pytest.raises(UserError, match=rf"^data\.root: its classes are not the checkpoint's: {how}$"):
         _check_classes(THEN, now)
     _check_classes(THEN, ["a", "b"])

@@ -38,6 +38,8 @@ def guarded(program: str, debug: bool, work: Callable[[], int]) -> int:
         code, line = _judge(error)
         if debug or line is None:
             traceback.print_exc()
+        for row in error.table if isinstance(error, UserError) else []:
+            print(row, file=sys.stderr)
         if line is not None:
             print(f"{program}: {' '.join(line.split())}", file=sys.stderr)
         return code

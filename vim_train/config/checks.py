@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_origin
 
 from vim_train.config import durations
+from vim_train.config.differences import Change, change, covers
 from vim_train.config.errors import UserError
 from vim_train.config.keys import Key, any_of, schema_keys
 from vim_train.config.schema import (
@@ -133,6 +134,7 @@ def check_train(cfg: TrainConfig) -> None:
         except UserError:
             raise _refusal(key, _get(cfg, key), durations.ACCEPTED) from None
     _check_run_name(cfg.run.name)
+    _check_allow(cfg.run.allow)
     _check_data(cfg.data)
     _check_channels(cfg)
     _check_batch(cfg)
@@ -222,6 +224,16 @@ def _check_ranges(cfg: Config) -> None:
 def _check_run_name(name: str) -> None:
     if not name or name.startswith(".") or "/" in name or "\0" in name:
         raise _refusal("run.name", name, "a folder name under run.root, without / and not starting with a dot")
+
+
+def _check_allow(allow: list[str]) -> None:
+    for name in allow:
+        meant = [key for key in schema_keys(TrainConfig) if covers(name, key)]
+        if not meant:
+            raise UserError(f"run.allow={name}: takes keys and groups, such as optim.lr or schedule")
+        if all(change(key) is Change.refused for key in meant):
+            cure = "take another run.name, with model.checkpoint=... to start from its weights"
+            raise UserError(f"run.allow={name}: a run cannot change it; {cure}")
 
 
 def _check_data(data: DataConfig) -> None:

@@ -121,6 +121,8 @@ class RunConfig:
     """Folder of this run under `run.root`; the same name again resumes an unfinished run of the same configuration."""
     resume: Resume = Resume.auto
     """auto: go on where an unfinished run stopped; must: refuse to start afresh; never: always a new folder."""
+    allow: list[str] = field(default_factory=list)
+    """Keys or groups, such as [optim.lr,schedule], that may differ from those of the run that goes on."""
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """The run directory: which folder a run gets, and whether it starts or goes on there."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from itertools import chain, count
@@ -12,6 +12,7 @@ from typing import Any
 from filelock import BaseFileLock
 from omegaconf import DictConfig, OmegaConf
 
+from vim_train.config.differences import Change, Difference, allowed, as_table, change, differences, some
 from vim_train.config.errors import UserError
 from vim_train.config.schema import Resume
 from vim_train.engine.checkpoint import FOLDER, Found, latest
@@ -19,24 +20,6 @@ from vim_train.engine.durable import make_dir, sweep, sync, write_text
 from vim_train.engine.lock import lock_dir, unlock_dir
 
 CONFIG, SUMMARY = "config.yaml", "summary.json"
-
-FREE_KEYS = (
-    "run",
-    "debug",
-    "gpus",
-    "logger",
-    "data.workers",
-    "data.bad_images",
-    "data.bad_images_max",
-    "ops.threads",
-    "ops.tune_malloc",
-    "checkpoint.every",
-    "checkpoint.keep",
-)
-"""Keys and groups that may differ when a run goes on: training computes the same with any value of them (with another
-number of threads: up to rounding). `eval.every` is none of them, as it decides which step can be the best."""
-
-_SHOWN = 4
 
 
 @dataclass
@@ -61,16 +44,17 @@ class Run:
         self.close()
 
 
-def open_run(root: str | Path, name: str, resume: Resume, config: Mapping[str, Any]) -> Run:
+def open_run(root: str | Path, name: str, resume: Resume, config: Mapping[str, Any], allow: Sequence[str] = ()) -> Run:
     """Choose, make and lock the folder of a run.
 
     auto: the first of `name`, `name`-2, `name`-3 … that is not finished; one that has a checkpoint goes on, if its
-    configuration is this one but for `FREE_KEYS`; one that has none starts again with the new configuration. must: the
-    same, but it has to have a checkpoint, and its configuration may be another; the old one stays beside the new.
-    never: the first that does not exist.
+    configuration is this one but for keys that are free or allowed; one that has none starts again with the new
+    configuration. must: the same, but it has to have a checkpoint. never: the first that does not exist.
 
     Args:
         config: the resolved configuration in plain containers; written to config.yaml at the start.
+        allow: keys and groups that may differ from the run's, where `config.differences` lets them be named; the
+            earlier configuration stays beside the new one.
 
     Raises:
         UserError: `name` is not a folder name; another configuration, or another living process, or something that is
@@ -80,7 +64,7 @@ def open_run(root: str | Path, name: str, resume: Resume, config: Mapping[str, A
     if not name or name.startswith(".") or "/" in name or "\0" in name:
         raise UserError(f"run.name={name}: takes a folder name under run.root, without / and not starting with a dot")
     try:
-        return _open(Path(root), name, resume, OmegaConf.create(dict(config)))
+        return _open(Path(root), name, resume, OmegaConf.create(dict(config)), allow)
     except OSError as error:
         what = error.filename or Path(root, name)
         raise UserError(f"run.root={root}: cannot use {what}: {error.strerror or error}") from error
@@ -116,14 +100,14 @@ def _finished(summary: Path) -> bool:
     return isinstance(content, dict) and content.get("finished") is True
 
 
-def _open(root: Path, name: str, resume: Resume, config: DictConfig) -> Run:
+def _open(root: Path, name: str, resume: Resume, config: DictConfig, allow: Sequence[str]) -> Run:
     for path in chain([root / name], (root / f"{name}-{number}" for number in count(2))):
         kind = _look(path)
         if kind is _Kind.absent and resume is Resume.must:
             raise UserError(f"run.resume=must: no unfinished run {root / name}")
         if kind is _Kind.finished or (kind is not _Kind.absent and resume is Resume.never):
             continue
-        run = _enter(path, resume, config)
+        run = _enter(path, resume, config, allow)
         if run is not None:
             if path.name != name:
                 taken = "exists" if resume is Resume.never else "is finished"
@@ -132,7 +116,7 @@ def _open(root: Path, name: str, resume: Resume, config: DictConfig) -> Run:
     raise AssertionError("numbers do not end")
 
 
-def _enter(path: Path, resume: Resume, config: DictConfig) -> Run | None:
+def _enter(path: Path, resume: Resume, config: DictConfig, allow: Sequence[str]) -> Run | None:
     """Lock the folder and make it ready; None if another process was quicker and it is no longer ours to take."""
     make_dir(path.parent)
     try:
@@ -144,7 +128,7 @@ def _enter(path: Path, resume: Resume, config: DictConfig) -> Run | None:
     lock = lock_dir(path)
     try:
         if _look(path) is not _Kind.finished:
-            found, notes = _prepare(path, resume, config)
+            found, notes = _prepare(path, resume, config, allow)
             return Run(path, found, notes, lock)
     except BaseException:
         unlock_dir(path, lock)
@@ -153,19 +137,16 @@ def _enter(path: Path, resume: Resume, config: DictConfig) -> Run | None:
     return None
 
 
-def _prepare(path: Path, resume: Resume, config: DictConfig) -> tuple[Found | None, list[str]]:
+def _prepare(path: Path, resume: Resume, config: DictConfig, allow: Sequence[str]) -> tuple[Found | None, list[str]]:
     """Clear what a crash left, compare and write config.yaml, find the checkpoint; returns it with notes."""
     file = path / CONFIG
     started = file.exists()
-    differing = _differing(_read(file), config) if started else []
+    differing = differences(OmegaConf.to_container(_read(file)), OmegaConf.to_container(config)) if started else []
     sweep(path)
     leftovers = sweep(path / FOLDER) if (path / FOLDER).is_dir() else []
     found = latest(path)
-    if found is not None and differing and resume is not Resume.must:
-        raise UserError(
-            f"{path} was started with another configuration: {_some(differing)};"
-            " take another run.name, or run.resume=must to go on all the same"
-        )
+    if found is not None:
+        _check_allowed(path, differing, allow)
     if found is None and resume is Resume.must:
         raise UserError(f"run.resume=must: {path} has no checkpoint")
 
@@ -173,7 +154,7 @@ def _prepare(path: Path, resume: Resume, config: DictConfig) -> tuple[Found | No
     if differing and found is not None:
         before = path / f"config.until_step_{found.step:08d}.yaml"
         write_text(before, file.read_text(encoding="utf-8"))
-        notes.append(f"goes on with another configuration: {_some(differing)}; the earlier one is {before.name}")
+        notes.append(f"goes on with another configuration: {some(differing)}; the earlier one is {before.name}")
     if differing or not started:
         write_text(file, OmegaConf.to_yaml(config))
     if found is not None:
@@ -182,6 +163,21 @@ def _prepare(path: Path, resume: Resume, config: DictConfig) -> tuple[Found | No
     elif started:
         notes.append(f"{path} was started before and has no checkpoint: starts from the beginning")
     return found, notes
+
+
+def _check_allowed(path: Path, differing: list[Difference], allow: Sequence[str]) -> None:
+    """Raises UserError, with all that differs in a table, where something may not or is not allowed to."""
+    open_ = [each for each in differing if not allowed(each.key, allow)]
+    if not open_:
+        return
+    refused = [each.key for each in open_ if change(each.key) is Change.refused]
+    named = [*allow, *(each.key for each in open_ if change(each.key) is Change.named)]
+    what = f"{path} was started with another configuration: {some(open_)}"
+    if refused:
+        cure = f"a run cannot change {', '.join(refused)}: put it back or take another run.name"
+    else:
+        cure = f"put it back, take another run.name, or go on all the same with run.allow=[{','.join(named)}]"
+    raise UserError(f"{what}; {cure}", table=as_table(differing, allow))
 
 
 def _read(file: Path) -> DictConfig:
@@ -194,35 +190,3 @@ def _read(file: Path) -> DictConfig:
     if not isinstance(config, DictConfig):
         raise UserError(f"{file} is damaged: not a mapping")
     return config
-
-
-def _differing(then: DictConfig, now: DictConfig) -> list[str]:
-    """Keys whose difference matters, each with both values."""
-    a, b = dict(_flat(OmegaConf.to_container(then))), dict(_flat(OmegaConf.to_container(now)))
-    return [
-        f"{key} was {_shown(a, key)}, is {_shown(b, key)}"
-        for key in [*b, *(key for key in a if key not in b)]
-        if not _free(key) and (key not in a or key not in b or a[key] != b[key])
-    ]
-
-
-def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(node, dict):
-        for key, value in node.items():
-            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, node
-
-
-def _shown(values: Mapping[str, Any], key: str) -> str:
-    value = values.get(key, "absent")
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _free(key: str) -> bool:
-    return any(key == free or key.startswith(f"{free}.") for free in FREE_KEYS)
-
-
-def _some(differing: list[str]) -> str:
-    more = len(differing) - _SHOWN
-    return "; ".join(differing[:_SHOWN]) + (f"; and {more} more" if more > 0 else "")

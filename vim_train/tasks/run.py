@@ -5,7 +5,7 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -16,8 +16,9 @@ from hydra.types import RunMode
 
 from vim_train.config.checks import peak_lr
 from vim_train.config.compose import Plain
+from vim_train.config.differences import allowed
 from vim_train.config.errors import UserError
-from vim_train.config.schema import Resume, TrainConfig
+from vim_train.config.schema import TrainConfig
 from vim_train.data.batch import Batch
 from vim_train.data.sources.classes import difference
 from vim_train.engine import checkpoint
@@ -97,7 +98,7 @@ def _build(cfg: TrainConfig, ranks: Ranks) -> tuple[Classification, Schedule]:
 
 def _open(cfg: TrainConfig, plain: Plain, stack: ExitStack) -> Run:
     hidden = redact(plain, find_secrets())
-    run = stack.enter_context(open_run(cfg.run.root, cfg.run.name, cfg.run.resume, hidden))
+    run = stack.enter_context(open_run(cfg.run.root, cfg.run.name, cfg.run.resume, hidden, cfg.run.allow))
     if hidden != plain:
         run.notes.append("*** in config.yaml stands for a key or password that the environment or a URL holds")
     return run
@@ -160,7 +161,7 @@ def _resume(cfg: TrainConfig, run: Opened, trainer: Trainer[Batch]) -> list[str]
     if run.resume_from is None:
         return []
     loaded = checkpoint.load(run.resume_from.path, run.resume_from.sha256)
-    notes = _check_same_data(loaded.meta, trainer.meta, cfg.run.resume) + _other_versions(loaded.meta, trainer.meta)
+    notes = _check_same_data(loaded.meta, trainer.meta, cfg.run.allow) + _other_versions(loaded.meta, trainer.meta)
     trainer.restore(loaded)
     return notes
 
@@ -170,8 +171,8 @@ def _identity(cfg: TrainConfig) -> dict[str, object]:
     return {"model": cfg.model.name, "img_size": cfg.data.img_size, "data": cfg.data.name.value}
 
 
-def _check_same_data(then: Mapping[str, object], now: Mapping[str, object], resume: Resume) -> list[str]:
-    """Notes on data that has changed since the checkpoint and is accepted, with `run.resume=must`.
+def _check_same_data(then: Mapping[str, object], now: Mapping[str, object], allow: Sequence[str]) -> list[str]:
+    """Notes on data that has changed since the checkpoint and is accepted, with `run.allow=[data.root]`.
 
     Raises:
         UserError: it has changed, so that going on would not be the same run.
@@ -184,9 +185,9 @@ def _check_same_data(then: Mapping[str, object], now: Mapping[str, object], resu
     if then.get("fingerprint") == now["fingerprint"]:
         return []
     changed = "the images of data.root are not those of the checkpoint (added, removed or changed)"
-    if resume is Resume.must:
+    if allowed("data.root", allow):
         return [f"{changed}: goes on all the same"]
-    raise UserError(f"{changed}; restore them, take another run.name to start anew, or run.resume=must to go on")
+    raise UserError(f"{changed}; restore them, take another run.name to start anew, or run.allow=[data.root] to go on")
 
 
 def _difference(then: object, now: object) -> str:
