@@ -1,6 +1,8 @@
 """A signal asks; the loop stops where it is safe."""
 
+import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +13,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 @dataclass
 class StopRequest:
-    """Set by the first signal and polled at every step. The second signal acts as if nobody had caught it."""
+    """Set by the first signal and polled at every step.
+
+    The second signal acts as if nobody had caught it: the kernel ends the process at once, also one that is stuck. A
+    checkpoint that is being written is then given up; no rename is ever half done.
+    """
 
     caught: signal.Signals | None = None
 
@@ -37,7 +43,8 @@ def stop_on_signals() -> Iterator[StopRequest]:
     def ask(number: int, frame: FrameType | None) -> None:
         request.caught = signal.Signals(number)
         for each in before:
-            signal.signal(each, signal.default_int_handler if each is signal.SIGINT else signal.SIG_DFL)
+            signal.signal(each, signal.SIG_DFL)
+        _show_cursor()
 
     for number in before:
         signal.signal(number, ask)
@@ -46,3 +53,9 @@ def stop_on_signals() -> Iterator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _show_cursor() -> None:
+    """The live screen hides it, and nobody is left to show it after a second signal."""
+    if sys.stdout is not None and not sys.stdout.closed and sys.stdout.isatty():
+        os.write(sys.stdout.fileno(), b"\x1b[?25h")
