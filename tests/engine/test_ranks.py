@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from processes import arguments, finish, last_of_each_key, metrics, numbers, start, wait_for_step, weights
+
+from vim_train.engine.checkpoint import latest
 
 pytestmark = pytest.mark.slow
 
@@ -54,6 +58,40 @@ def test_stopped_on_two_ranks_and_going_on_alone(tmp_path: Path, photos: Path) -
     steps = [line["step"] for line in metrics(tmp_path / "test") if line["kind"] == "train"]
     assert steps == sorted(set(steps))
     assert weights(tmp_path / "test")
+
+
+def test_a_full_disk_stops_all_ranks_in_one_line(tmp_path: Path, photos: Path) -> None:
+    """The second save finds no room, as something else has filled the disk; rank 0 alone knows."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk], capture_output=True, text=True)
+    if mounted.returncode != 0:
+        pytest.skip(f"no tmpfs can be mounted here (needs root): {mounted.stderr.strip()}")
+    try:
+        keys = ("checkpoint.on_error=stop", "checkpoint.every=4st", "eval.every=20ep", *TWO)
+        process = start("train", *arguments(disk, photos, *keys))
+        while process.poll() is None and not list(disk.glob("test/checkpoints/step_*")):
+            time.sleep(0.005)
+        workers = children(process.pid)
+        with (disk / "other").open("wb", buffering=0) as other, suppress(OSError):  # until it is full
+            while other.write(bytes(1 << 12)):
+                pass
+        code, output = finish(process)
+        assert code == 1, output
+        [line] = [line for line in output.splitlines() if "stopped" in line]
+        assert re.search(r"stopped: .*step_\d+: not saved: it takes [\d,]+ bytes and [\d,]+ are free", line)
+        assert "Traceback" not in output
+        assert gone(workers)
+        found = latest(disk / "test")
+        assert found is not None
+        assert found.step % 4 == 0
+
+        os.truncate(disk / "other", (disk / "other").stat().st_size - (1 << 17))  # room for a lock, for no checkpoint
+        code, output = finish(start("train", *arguments(disk, photos, *keys)))
+        assert code == 2, output
+        assert re.search(r"checkpoints: takes [\d,]+ bytes a checkpoint and [\d,]+ are free$", output.strip())
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
 
 
 @pytest.fixture
