@@ -135,7 +135,9 @@ class Trainer(Generic[B]):
                 self._log(lr, meter)
             meter.pause()
             if due("eval") and counters.evaluated_step == 0:
-                self._save(best=False)  # a bad validation image, or too little memory for one, shows now at the latest
+                self._save(
+                    best=False, last=False
+                )  # a bad validation image, or too little memory for one, shows now at the latest
             improved = due("eval") and self._evaluate()
             stopping = self._stop_asked()
             if due("save") or improved or stopping:
