@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 
 import vim_train
+from vim_train.config.errors import HungError
 from vim_train.config.schema import TrainConfig
 from vim_train.data.pool import _start_worker
 from vim_train.data.sources import open_source
@@ -62,7 +64,8 @@ def config(fashion_config: TrainConfig) -> TrainConfig:
 
 
 def run(spring: str, cfg: TrainConfig, timeout_s: float) -> None:
-    one = TrainStream(Trap(spring), cfg, 1, CPU, timeout_s=timeout_s)  # type: ignore[arg-type]
+    cfg.run.hang_timeout_s = timeout_s
+    one = TrainStream(Trap(spring), cfg, 1, CPU)  # type: ignore[arg-type]
     for _ in one.batches(0, 6):
         pass
 
@@ -76,10 +79,13 @@ def test_a_worker_that_dies_is_named_with_its_image(config: TrainConfig) -> None
     assert signal.getsignal(signal.SIGCHLD) == handler
 
 
-def test_a_worker_that_hangs_is_named_with_its_image(config: TrainConfig) -> None:
-    with pytest.raises(RuntimeError, match=r"^the data workers gave nothing for 1 s; they are at .*image 17") as caught:
+def test_a_worker_that_hangs_is_named_with_its_image_and_stack(config: TrainConfig) -> None:
+    words = r"^the data workers gave nothing for 1 s \(run.hang_timeout_s\); they are at .*image 17"
+    with pytest.raises(HungError, match=words) as caught:
         run("hang", config, timeout_s=1)
     assert "\n" not in str(caught.value)
+    assert ", at image 17\n" in caught.value.stacks
+    assert re.search(r'test_pool.py", line \d+ in load', caught.value.stacks)
     assert not multiprocessing.active_children()
 
 

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -33,6 +33,21 @@ def last_of_each_key(args: Iterable[str]) -> list[str]:
 
 def start(module: str, *args: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", f"vim_train.cli.{module}", *last_of_each_key(args)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def start_toy(
+    run_dir: Path,
+    ranks: int,
+    fault: str,
+    rank: int,
+    step: int,
+    launcher: Sequence[str] = (sys.executable,),
+    keys: str = "",
+) -> subprocess.Popen[str]:
+    """faulty_run.py, which says what the arguments mean."""
+    script = Path(__file__).with_name("faulty_run.py")
+    command = [*launcher, str(script), str(run_dir), str(ranks), fault, str(rank), str(step), *keys.split()]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 

@@ -7,12 +7,10 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from vim_train.config.errors import LostRankError, QuietExit, UserError
+from vim_train.config.errors import FAILED, HUNG, LOST, HungError, LostRankError, QuietExit, UserError
 
 DONE = 0
-FAILED = 1
 USER_ERROR = 2
-DIVERGED = 3
 INTERRUPTED = 130
 TERMINATED = 143
 
@@ -36,8 +34,12 @@ def guarded(program: str, debug: bool, work: Callable[[], int]) -> int:
         return INTERRUPTED
     except Exception as error:
         code, line = _judge(error)
+        if isinstance(error, HungError):
+            sys.stderr.write(error.stacks)
         if debug or line is None:
             traceback.print_exc()
+            if (rank := os.environ.get("RANK")) is not None:
+                line = line or f"rank {rank}: {type(error).__name__}: {str(error)[:500]}"
         for row in error.table if isinstance(error, UserError) else []:
             print(row, file=sys.stderr)
         if line is not None:
@@ -49,8 +51,10 @@ def _judge(error: Exception) -> tuple[int, str | None]:
     """Exit code and one line; no line for what nobody foresaw."""
     if isinstance(error, UserError):
         return USER_ERROR, str(error)
+    if isinstance(error, HungError):
+        return HUNG, str(error)
     if isinstance(error, LostRankError):
-        return FAILED, f"rank {os.environ.get('RANK', '0')}: {error}"
+        return LOST, f"rank {os.environ.get('RANK', '0')}: {error}"
     if type(error) is ValueError and _raised_by_library(error):
         return USER_ERROR, str(error)
     if type(error).__name__ == "OutOfMemoryError":

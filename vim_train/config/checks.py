@@ -48,6 +48,7 @@ BETWEEN = Range("a number between 0 and 1", lambda x: 0 < x < 1)
 RANGES = {
     "seed": Range("a whole number from 0 to 2^63 - 1", lambda x: 0 <= x < 2**63),
     "gpus": AT_LEAST_1,
+    "run.hang_timeout_s": POSITIVE,
     "task.label_smoothing": SHARE,
     "model.drop_path_rate": SHARE,
     "model.in_chans": Range("1 or 3", lambda x: x in (1, 3)),

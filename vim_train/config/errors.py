@@ -1,6 +1,8 @@
-"""The one exception for what the user can put right."""
+"""How a command ends badly: the exceptions that stand for it, and the exit codes that parts below `cli` know."""
 
 from collections.abc import Sequence
+
+FAILED, DIVERGED, HUNG, LOST = 1, 3, 4, 5
 
 
 class UserError(Exception):
@@ -15,7 +17,20 @@ class UserError(Exception):
 
 
 class LostRankError(Exception):
-    """Another process of the run has ended or does not answer."""
+    """Another process of the run has ended or does not answer. Exit code LOST, unless a launcher knows a better one."""
+
+
+class HungError(Exception):
+    """Something has taken longer than `run.hang_timeout_s`. Exit code HUNG.
+
+    Args:
+        line: what hangs.
+        stacks: of the processes that hang, as far as they tell.
+    """
+
+    def __init__(self, line: str, stacks: str = "") -> None:
+        super().__init__(line)
+        self.stacks = stacks
 
 
 class QuietExit(Exception):

@@ -123,6 +123,8 @@ class RunConfig:
     """auto: go on where an unfinished run stopped; must: refuse to start afresh; never: always a new folder."""
     allow: list[str] = field(default_factory=list)
     """Keys or groups, such as [optim.lr,schedule], that may differ from those of the run that goes on."""
+    hang_timeout_s: float | None = 600.0
+    """Seconds that one pass, batch of data, evaluation batch or save may take; longer is a hang; null: no limit."""
 
 
 @dataclass

@@ -4,27 +4,33 @@ torch's DataLoader does the work. Around it: workers that signals to the process
 told in one line that names the file, and no draw from anybody's generator.
 """
 
+import ctypes
+import faulthandler
 import gc
 import multiprocessing
 import os
 import re
 import signal
 import sys
+import tempfile
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch.utils.data import DataLoader, get_worker_info
 
+from vim_train.config.errors import HungError
 from vim_train.data.fetch import Fetch, Fetched, Request
 
-TIMEOUT_S = 600.0
-"""A worker that answers nothing for so long hangs."""
-_POLL_S = 5.0
+_POLL_S = 1.0
+_STACK_S = 0.3
+"""For a worker to write down its stack."""
+_PR_SET_PDEATHSIG = 1
 _PID, _READING = 0, 1
 
 
@@ -37,10 +43,11 @@ class Pool:
         workers: processes; 0: this one.
         pin_memory: put the answers in page-locked memory, for copies to a GPU.
         persistent: keep the workers after an iteration, for the next; `close` ends them.
-        timeout_s: patience with a silent worker, in seconds.
+        timeout_s: patience with silent workers, in seconds; None: for ever.
 
     Raises (while iterating):
-        RuntimeError: one line, if a worker died, hangs, or found no shared memory.
+        HungError: all workers were silent for so long.
+        RuntimeError: one line, if a worker died or found no shared memory.
     """
 
     def __init__(
@@ -51,7 +58,7 @@ class Pool:
         *,
         pin_memory: bool = False,
         persistent: bool = False,
-        timeout_s: float = TIMEOUT_S,
+        timeout_s: float | None,
     ) -> None:
         self.wait_s = 0.0
         """Seconds spent waiting for answers so far."""
@@ -61,6 +68,8 @@ class Pool:
         self._timeout_s = timeout_s
         self._board = torch.full((max(workers, 1), 2), -1, dtype=torch.int64).share_memory_()
         """One row a worker: its process id and the index it is reading."""
+        self._stacks: IO[bytes] = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+        weakref.finalize(self, self._stacks.close)
         self._iterator: Iterator[Fetched] | None = None
         self._loader: DataLoader[Fetched] = DataLoader(
             fetch,
@@ -70,8 +79,8 @@ class Pool:
             num_workers=workers,
             pin_memory=pin_memory,
             persistent_workers=self._persistent,
-            timeout=min(_POLL_S, timeout_s) if workers else 0,
-            worker_init_fn=partial(_start_worker, self._board),
+            timeout=0 if not workers else _POLL_S if timeout_s is None else min(_POLL_S, timeout_s),
+            worker_init_fn=partial(_start_worker, self._board, self._stacks.fileno(), os.getpid()),
             multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
             generator=torch.Generator(),  # else every iteration draws from the global one
         )
@@ -113,14 +122,18 @@ class Pool:
         return iterator
 
     def _next(self, iterator: Iterator[Fetched]) -> Fetched:
-        deadline = time.monotonic() + self._timeout_s
+        began = time.monotonic()
         while True:
             try:
                 return next(iterator)
             except RuntimeError as error:
                 text = str(error)
-                if "timed out after" in text and time.monotonic() < deadline:
-                    continue
+                if "timed out after" in text:
+                    if self._timeout_s is None or time.monotonic() < began + self._timeout_s:
+                        continue
+                    stacks = self._worker_stacks()
+                    self._kill_workers()
+                    raise self._hung(stacks) from None
                 message = self._explain(text)
                 if message is None:
                     raise
@@ -128,8 +141,6 @@ class Pool:
             raise RuntimeError(message)
 
     def _explain(self, text: str) -> str | None:
-        if "timed out after" in text:
-            return f"the data workers gave nothing for {self._timeout_s:.0f} s; they are at {self._reading()}"
         if "exited unexpectedly" in text:
             pids = re.findall(r"\d+", text)
             dead = [row for row, (pid, _) in enumerate(self._board.tolist()) if str(pid) in pids]
@@ -143,6 +154,24 @@ class Pool:
                 "data.batch_size, or give the container more (--ipc=host, --shm-size=8g)"
             )
         return None
+
+    def _hung(self, stacks: str) -> HungError:
+        limit = f"{self._timeout_s:g} s (run.hang_timeout_s)"
+        return HungError(f"the data workers gave nothing for {limit}; they are at {self._reading()}", stacks)
+
+    def _worker_stacks(self) -> str:
+        """What the workers are at, asked one by one; one that is stopped says nothing."""
+        text = ""
+        for pid, index in self._board.tolist():
+            if pid < 0 or not hasattr(signal, "SIGUSR2"):
+                continue
+            start = os.lseek(self._stacks.fileno(), 0, os.SEEK_END)
+            os.kill(pid, signal.SIGUSR2)
+            time.sleep(_STACK_S)
+            told = os.pread(self._stacks.fileno(), 1 << 16, start).decode(errors="replace")
+            name = self._source.name(index) if index >= 0 else "no image"
+            text += f"data worker {pid}, at {name}\n{told or 'says nothing: stopped?'}\n"
+        return text
 
     def _reading(self, rows: list[int] | None = None) -> str:
         board = self._board.tolist()
@@ -172,12 +201,17 @@ def _unchanged(fetched: Any) -> Any:
     return fetched
 
 
-def _start_worker(board: torch.Tensor, worker: int) -> None:
+def _start_worker(board: torch.Tensor, stacks: int, parent: int, worker: int) -> None:
     """Signals to the process group are for the training process, which finishes its step with our help."""
     for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     sys.excepthook = partial(_unless_left_alone, sys.excepthook)
+    if sys.platform == "linux":  # forked: the file is open here too
+        faulthandler.register(signal.SIGUSR2, stacks, all_threads=True)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # also if it hangs by then
+        if os.getppid() != parent:
+            os._exit(1)
     torch.set_num_threads(1)
     gc.freeze()  # what was there before the fork is not gone through again, and its pages stay shared
     board[worker, _PID] = os.getpid()

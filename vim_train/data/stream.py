@@ -16,7 +16,7 @@ from vim_train.data.decode import Mode
 from vim_train.data.fetch import Bad, Fetch, Fetched, Request
 from vim_train.data.mixing import Mix
 from vim_train.data.order import Stream, block_order, draw_index, epoch_order, position_keys
-from vim_train.data.pool import TIMEOUT_S, Pool
+from vim_train.data.pool import Pool
 from vim_train.data.sources import Source, check_unchanged
 from vim_train.data.transforms import Erase, Normalize, eval_transform, train_transform
 
@@ -31,7 +31,8 @@ class TrainStream:
 
     Raises:
         UserError: fewer images than a batch, or a batch that ranks cannot share; later, an image cannot be decoded.
-        RuntimeError: later, a worker died or hangs.
+        RuntimeError: later, a worker died.
+        HungError: later, the workers gave nothing for `run.hang_timeout_s`.
     """
 
     def __init__(
@@ -43,14 +44,13 @@ class TrainStream:
         *,
         rank: int = 0,
         world: int = 1,
-        timeout_s: float = TIMEOUT_S,
     ) -> None:
         check_shares(cfg, world)
         self._rank, self._world = rank, world
         if cfg.data.batch_size > len(source):
             few = f"data.batch_size={cfg.data.batch_size} is more than the {len(source)} training images"
             raise UserError(f"{few}; {_fitting_batch(cfg, len(source), world)}")
-        self._source, self._cfg, self._device, self._timeout_s = source, cfg, device, timeout_s
+        self._source, self._cfg, self._device = source, cfg, device
         skip = cfg.data.bad_images is BadImages.skip
         self._fetch = Fetch(
             source,
@@ -110,7 +110,7 @@ class TrainStream:
             self._requests(first_step, last_step),
             self._cfg.data.workers,
             pin_memory=self._device.type == "cuda",
-            timeout_s=self._timeout_s,
+            timeout_s=self._cfg.run.hang_timeout_s,
         )
         try:
             for fetched in pool:
@@ -186,7 +186,8 @@ class EvalStream:
 
     Raises:
         UserError: while iterating, an image cannot be decoded.
-        RuntimeError: while iterating, a worker died or hangs.
+        RuntimeError: while iterating, a worker died.
+        HungError: while iterating, the workers gave nothing for `run.hang_timeout_s`.
     """
 
     def __init__(
@@ -197,7 +198,6 @@ class EvalStream:
         *,
         rank: int = 0,
         world: int = 1,
-        timeout_s: float = TIMEOUT_S,
     ) -> None:
         self._source, self._device = source, device
         fetch = Fetch(
@@ -220,7 +220,7 @@ class EvalStream:
             min(cfg.data.workers, len(self._requests)),
             pin_memory=device.type == "cuda",
             persistent=True,
-            timeout_s=timeout_s,
+            timeout_s=cfg.run.hang_timeout_s,
         )
 
     def __len__(self) -> int:

@@ -15,11 +15,13 @@ from types import FrameType
 import torch
 import torch.distributed as dist
 
-from vim_train.config.errors import UserError
+from vim_train.config.errors import FAILED, HUNG, LOST, UserError
 from vim_train.config.schema import Device
 
 GRACE_S = 30.0
 """How long the others have to end by themselves when one has ended badly."""
+_HUNG_GRACE_S = 1.0
+"""The same when a watchdog has ended one: a rank that is stopped will not."""
 
 _HOST = "127.0.0.1"
 _POLL_S = 0.05
@@ -30,8 +32,8 @@ def launched() -> bool:
     return "RANK" in os.environ
 
 
-def launch(count: int, device: Device, arguments: Sequence[str]) -> int:
-    """Run `vim-train arguments` in `count` processes; returns the exit code of the first that ended badly, or 0.
+def launch(count: int, device: Device, command: Sequence[str]) -> int:
+    """Run `command` in `count` processes; returns the exit code of the first that ended badly by itself, or 0.
 
     A process that a signal killed counts as 128 + its number, as in a shell.
 
@@ -42,12 +44,12 @@ def launch(count: int, device: Device, arguments: Sequence[str]) -> int:
     if device is not Device.cpu and torch.cuda.is_available() and count > gpus:
         raise UserError(f"gpus={count}: takes up to {gpus}, the GPUs that torch sees here")
     store = dist.TCPStore(_HOST, 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
-    processes = [_start(rank, count, store.port, arguments) for rank in range(count)]
+    processes = [_start(rank, count, store.port, command) for rank in range(count)]
     with _passing_signals_on(processes):
         return _watch(processes)
 
 
-def _start(rank: int, count: int, port: int, arguments: Sequence[str]) -> "subprocess.Popen[bytes]":
+def _start(rank: int, count: int, port: int, command: Sequence[str]) -> "subprocess.Popen[bytes]":
     place = {
         "RANK": rank,
         "LOCAL_RANK": rank,
@@ -58,7 +60,7 @@ def _start(rank: int, count: int, port: int, arguments: Sequence[str]) -> "subpr
         "TORCHELASTIC_USE_AGENT_STORE": True,  # rank 0 need not open one: ours is there
     }
     return subprocess.Popen(
-        [sys.executable, "-m", "vim_train.cli.train", *arguments],
+        command,
         env={**_threads(count), **os.environ, **{name: str(value) for name, value in place.items()}},
         start_new_session=True,  # Ctrl-C reaches them through us, once
     )
@@ -89,8 +91,11 @@ def _passing_signals_on(processes: "list[subprocess.Popen[bytes]]") -> Iterator[
 
 
 def _watch(processes: "list[subprocess.Popen[bytes]]") -> int:
-    """Wait for all; when one ends badly, say so and end the others."""
-    code, deadline = 0, float("inf")
+    """Wait for all; when one ends badly, say so and end the others.
+
+    LOST is the end of a rank that another one has left alone, and may be seen before that one's own.
+    """
+    code, deadline, lost = 0, float("inf"), False
     running = dict(enumerate(processes))
     while running:
         for rank, process in list(running.items()):
@@ -98,17 +103,26 @@ def _watch(processes: "list[subprocess.Popen[bytes]]") -> int:
             if ended is None:
                 continue
             del running[rank]
-            if ended != 0 and code == 0:
-                code = 128 - ended if ended < 0 else ended
-                deadline = time.monotonic() + GRACE_S
-                if ended < 0:
-                    name = signal.Signals(-ended).name
-                    print(f"vim-train: rank {rank} was killed by {name}; the others end", file=sys.stderr, flush=True)
-                    _send(list(running.values()), signal.SIGTERM)
+            if ended == 0 or code != 0:
+                continue
+            deadline = min(deadline, time.monotonic() + (_HUNG_GRACE_S if ended == HUNG else GRACE_S))
+            if ended == LOST:
+                lost = True
+                continue
+            code = 128 - ended if ended < 0 else ended
+            if ended < 0:
+                _tell(f"rank {rank} was killed by {signal.Signals(-ended).name}; the others end")
+                _send(list(running.values()), signal.SIGTERM)
+            elif ended == FAILED:
+                _tell(f"rank {rank} ended with exit code {ended}; the others end")
         if time.monotonic() > deadline:
             _send(list(running.values()), signal.SIGKILL)
         time.sleep(_POLL_S)
-    return code
+    return code or (LOST if lost else 0)
+
+
+def _tell(line: str) -> None:
+    print(f"vim-train: {line}", file=sys.stderr, flush=True)
 
 
 def _send(processes: "list[subprocess.Popen[bytes]]", number: int) -> None:

@@ -149,6 +149,7 @@ class Trainer(Generic[B]):
         """Forward, backward and update over one global batch; returns its loss."""
         optim, state, scaler = self.cfg.optim, self.state, self.state.precision.scaler
         loss = self._strict_gradients(batches) if self.strict else self._gradients(batches)
+        self._beat("update")
         scaler.unscale_(state.optimizer)
         norm = global_norm(self.parameters)
         loss_value, norm_value = self._read(loss, norm)  # the step's only host synchronisation
@@ -168,10 +169,13 @@ class Trainer(Generic[B]):
         passes, state = self.cfg.optim.accumulate, self.state
         total = torch.zeros((), device=self.device)
         for part in range(passes):
+            self._beat("data")
             batch = next(batches)
+            self._beat("forward")
             with self.ranks.unshared(self.parallel, part < passes - 1):
                 with state.precision.autocast():
                     loss = self.task.loss(self.parallel, batch) / passes
+                self._beat("backward")
                 state.precision.scaler.scale(loss).backward()
             total += loss.detach()
         return self.ranks.mean(total)
@@ -184,7 +188,9 @@ class Trainer(Generic[B]):
         def lanes() -> Iterator[tuple[int, LaneLoss]]:
             for part in range(passes):
                 first = (part * self.ranks.world + self.ranks.rank) * share
+                self._beat("data")
                 for number, lane in enumerate(next(batches).split(data.lane), first):
+                    self._beat("forward and backward")
                     yield number, partial(self._lane_loss, lane)
 
         return strict_gradients(self.parameters, lanes(), data.batch_size // data.lane, self.ranks)
@@ -258,6 +264,7 @@ class Trainer(Generic[B]):
         """Evaluate raw and averaged weights; True if either is the best so far. A stop request cuts it short."""
         state, counters = self.state, self.state.counters
         self.report.phase("evaluating")
+        self._beat("evaluation")
         metrics: dict[str, float] = {}
         models = {"eval": state.model} | ({} if state.ema is None else {"ema": state.ema.module})
         for prefix, model in models.items():
@@ -282,6 +289,7 @@ class Trainer(Generic[B]):
         """
         counters, began = self.state.counters, time.monotonic()
         self.report.phase("saving")
+        self._beat("save")
         self._tell_notes()
         task_state = self.task.state()
         if self.ranks.first:
@@ -313,6 +321,9 @@ class Trainer(Generic[B]):
         error = self.save_failed
         if found := self.ranks.once(lambda: None if error is None else (error.path, error.reason)):
             raise CheckpointError(*found)
+
+    def _beat(self, phase: str) -> None:
+        self.ranks.heart.beat(phase, self.state.counters.step)
 
     def _epoch(self) -> int:
         return self.state.counters.step // self.schedule.steps_per_epoch

@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
@@ -22,9 +22,12 @@ from torch.nn.parallel import DistributedDataParallel
 from vim_train.config.errors import LostRankError, QuietExit, UserError
 from vim_train.config.schema import Device
 from vim_train.engine.setup import choose_device
+from vim_train.engine.watchdog import Heart
 
 LIMIT = timedelta(minutes=10)
-"""How long a rank waits for the others before it takes them for lost."""
+"""How long a rank waits for the others, at least, before it takes them for lost."""
+_BEYOND = timedelta(minutes=1)
+"""How much longer than for a hang, which the watchdog can name."""
 
 _LOST = "another rank has ended or does not answer"
 _PR_SET_PDEATHSIG = 1
@@ -39,6 +42,7 @@ class Ranks:
     device: torch.device
     rank: int = 0
     world: int = 1
+    heart: Heart = field(default_factory=Heart, compare=False)
 
     @property
     def first(self) -> bool:
@@ -48,16 +52,17 @@ class Ranks:
     def mean(self, value: Tensor) -> Tensor:
         """The mean over ranks of a tensor on the compute device, in place."""
         if self.world > 1:
-            _answered(lambda: dist.all_reduce(value))
+            self._exchange(lambda: dist.all_reduce(value))
             value /= self.world
         return value
 
     def largest(self, number: int) -> int:
         """The largest of everyone's numbers."""
         if self.world == 1:
+            self.heart.exchange()
             return number
         tensor = torch.tensor(number)
-        _answered(lambda: dist.all_reduce(tensor, dist.ReduceOp.MAX))
+        self._exchange(lambda: dist.all_reduce(tensor, dist.ReduceOp.MAX))
         return int(tensor)
 
     def gather(self, value: T) -> list[T]:
@@ -65,7 +70,7 @@ class Ranks:
         if self.world == 1:
             return [value]
         values: list[Any] = [None] * self.world
-        _answered(lambda: dist.all_gather_object(values, value))
+        self._exchange(lambda: dist.all_gather_object(values, value))
         return values
 
     def once(self, work: Callable[[], T]) -> T:
@@ -73,7 +78,7 @@ class Ranks:
         if self.world == 1:
             return work()
         told: list[Any] = [work() if self.first else None]
-        _answered(lambda: dist.broadcast_object_list(told))
+        self._exchange(lambda: dist.broadcast_object_list(told))
         result: T = told[0]
         return result
 
@@ -99,6 +104,14 @@ class Ranks:
             raise error
         raise QuietExit
 
+    def _exchange(self, work: Callable[[], Any]) -> None:
+        self.heart.exchange()
+        try:
+            work()
+        except RuntimeError as error:
+            self.heart.hold()
+            raise LostRankError(_LOST) from error
+
     def wrap(self, model: nn.Module) -> nn.Module:
         """`model`, whose gradients a backward pass averages over ranks."""
         if self.world == 1:
@@ -113,8 +126,8 @@ class Ranks:
 
 
 @contextmanager
-def join_ranks(wanted: Device) -> Iterator[Ranks]:
-    """This process's place, as the launcher has it; alone where there is none.
+def join_ranks(wanted: Device, hang_timeout_s: float | None = None) -> Iterator[Ranks]:
+    """This process's place, as the launcher has it; alone where there is none. `hang_timeout_s` as the watchdog's.
 
     Raises:
         UserError: more processes on this machine than GPUs, or a launcher's environment that is not whole.
@@ -130,11 +143,17 @@ def join_ranks(wanted: Device) -> Iterator[Ranks]:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    _answered(lambda: dist.init_process_group(backend, rank=rank, world_size=world, timeout=LIMIT))
+    ranks = Ranks(device, rank, world)
+    limit = max(LIMIT, timedelta(seconds=hang_timeout_s or 0) + _BEYOND)
     try:
-        yield Ranks(device, rank, world)
+        dist.init_process_group(backend, rank=rank, world_size=world, timeout=limit)
+    except RuntimeError as error:
+        raise LostRankError(_LOST) from error
+    try:
+        yield ranks
     except RuntimeError as error:
         if _lost(error):
+            ranks.heart.hold()
             raise LostRankError(_LOST) from error
         raise
     finally:
@@ -148,13 +167,6 @@ def _number(name: str, default: int | None = None) -> int:
     if text is None or not text.isdecimal():
         raise UserError(f"{name}={text}: a launcher sets it to a whole number; start with gpus=N or torchrun")
     return int(text)
-
-
-def _answered(exchange: Callable[[], Any]) -> None:
-    try:
-        exchange()
-    except RuntimeError as error:
-        raise LostRankError(_LOST) from error
 
 
 def _lost(error: RuntimeError) -> bool:

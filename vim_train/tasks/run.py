@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from vim_train.config.checks import peak_lr
 from vim_train.config.compose import Plain
 from vim_train.config.differences import allowed
-from vim_train.config.errors import UserError
+from vim_train.config.errors import DIVERGED, FAILED, UserError
 from vim_train.config.schema import TrainConfig
 from vim_train.data.batch import Batch
 from vim_train.data.sources.classes import difference
@@ -31,14 +31,13 @@ from vim_train.engine.schedule import Schedule
 from vim_train.engine.setup import choose_device, configure_torch
 from vim_train.engine.state import DivergedError
 from vim_train.engine.stopping import StopRequest, stop_on_signals
+from vim_train.engine.watchdog import Watchdog
 from vim_train.report.redact import find_secrets, redact
 from vim_train.report.report import NullReport, Report, open_report
 from vim_train.report.summary import versions
 from vim_train.tasks.classification import Classification
 from vim_train.tasks.facts import provenance
 from vim_train.tasks.weights import load_into
-
-DIVERGED, FAILED = 3, 1
 
 
 def train(cfg: TrainConfig, plain: Plain) -> int:
@@ -52,8 +51,8 @@ def train(cfg: TrainConfig, plain: Plain) -> int:
     """
     if cfg.gpus is not None and not launched():
         choose_device(cfg.device)
-        return launch(cfg.gpus, cfg.device, _arguments(cfg))
-    with join_ranks(cfg.device) as ranks:
+        return launch(cfg.gpus, cfg.device, [sys.executable, "-m", "vim_train.cli.train", *_arguments(cfg)])
+    with join_ranks(cfg.device, cfg.run.hang_timeout_s) as ranks:
         # The first looks through the images, the others find the index it has left.
         built = ranks.together(lambda: _build(cfg, ranks) if ranks.first else None)
         task, schedule = ranks.together(lambda: built or _build(cfg, ranks))
@@ -128,7 +127,8 @@ def _train(
     for note in notes:
         report.event(trainer.state.counters.step, note)
     try:
-        trainer.train()
+        with Watchdog(ranks.heart, ranks.rank, ranks.world, cfg.run.hang_timeout_s, run.path):
+            trainer.train()
     except DivergedError as error:
         report.event(trainer.state.counters.step, f"stopped: {error}")
         return DIVERGED
