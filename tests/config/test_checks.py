@@ -50,6 +50,7 @@ def test_every_number_of_the_schema_has_a_range() -> None:
 
 
 SINGLE = {
+    "run.hang_timeout_s=0": "run.hang_timeout_s=0: takes a number above 0",
     "seed=-1": "seed=-1: takes a whole number from 0 to 2^63 - 1",
     "optim.lr=0": "optim.lr=0: takes a number above 0",
     "optim.lr=nan": "optim.lr=nan: takes a number above 0",
@@ -110,6 +111,10 @@ COMBINATIONS = [
         "schedule.warmup_lr=1e-06: takes at most the peak learning rate, 1e-07",
     ),
     (("device=cpu", "ops.backend=cuda"), "ops.backend=cuda: takes auto, reference or cpu with device=cpu"),
+    (
+        ("determinism=strict", "optim.grad_compression=bf16"),
+        "optim.grad_compression=bf16: takes none with determinism=strict, whose gradients are exchanged whole",
+    ),
     (("data.name=folder", "data.root=/nope"), "data.root=/nope: no such folder"),
     (("data.name=folder", f"data.root={__file__}"), f"data.root={__file__}: is a file; takes a folder of images"),
 ]

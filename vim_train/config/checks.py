@@ -17,10 +17,12 @@ from vim_train.config.schema import (
     CountCommand,
     DataConfig,
     DataName,
+    Determinism,
     Device,
     EvalCommand,
     ExportCommand,
     ExportFormat,
+    GradCompression,
     IndexCommand,
     OptimConfig,
     ScheduleConfig,
@@ -141,6 +143,9 @@ def check_train(cfg: TrainConfig) -> None:
     _check_batch(cfg)
     _check_augment(cfg.augment, cfg.data.lane)
     _check_optim(cfg.optim)
+    if cfg.determinism is Determinism.strict and cfg.optim.grad_compression is not GradCompression.none:
+        wanted = "none with determinism=strict, whose gradients are exchanged whole"
+        raise _refusal("optim.grad_compression", cfg.optim.grad_compression, wanted)
     _check_schedule(cfg)
     _check_device(cfg.device, cfg.ops.backend)
     if cfg.model.checkpoint is not None and not Path(cfg.model.checkpoint).exists():

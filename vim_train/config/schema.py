@@ -85,6 +85,9 @@ class NonFinite(Enum):
 class OnError(Enum):
     warn = "warn"
     stop = "stop"
+class GradCompression(Enum):
+    none = "none"
+    bf16 = "bf16"
 
 
 class WandbMode(Enum):
@@ -267,6 +270,8 @@ class OptimConfig:
     """A loss or gradient that is not finite: stop with exit code 3, or skip that update."""
     non_finite_max: int = 10
     """With skip: so many updates skipped in a row stop the run."""
+    grad_compression: GradCompression = GradCompression.none
+    """bf16: ranks exchange gradients rounded to bfloat16, half the bytes; not with determinism=strict."""
 
 
 @dataclass

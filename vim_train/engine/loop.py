@@ -53,7 +53,7 @@ class Trainer(Generic[B]):
         cfg, model = self.cfg, self.task.model
         self.device = self.ranks.device
         self.strict = cfg.determinism is Determinism.strict
-        self.parallel = model if self.strict else self.ranks.wrap(model)
+        self.parallel = model if self.strict else self.ranks.wrap(model, cfg.optim.grad_compression)
         self.state = TrainState(
             model,
             create_optimizer(model, cfg.optim, self.schedule.peak),

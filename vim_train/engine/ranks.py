@@ -17,10 +17,11 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 
 from vim_train.config.errors import LostRankError, QuietExit, UserError
-from vim_train.config.schema import Device
+from vim_train.config.schema import Device, GradCompression
 from vim_train.engine.setup import choose_device
 from vim_train.engine.watchdog import Heart
 
@@ -112,12 +113,15 @@ class Ranks:
             self.heart.hold()
             raise LostRankError(_LOST) from error
 
-    def wrap(self, model: nn.Module) -> nn.Module:
+    def wrap(self, model: nn.Module, compression: GradCompression) -> nn.Module:
         """`model`, whose gradients a backward pass averages over ranks."""
         if self.world == 1:
             return model
         devices = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True, static_graph=True)
+        parallel = DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True, static_graph=True)
+        if compression is GradCompression.bf16:
+            parallel.register_comm_hook(None, bf16_compress_hook)
+        return parallel
 
     @staticmethod
     def unshared(model: nn.Module, wanted: bool) -> AbstractContextManager[None]:
