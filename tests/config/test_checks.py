@@ -51,6 +51,7 @@ def test_every_number_of_the_schema_has_a_range() -> None:
 
 SINGLE = {
     "run.hang_timeout_s=0": "run.hang_timeout_s=0: takes a number above 0",
+    "run.drift_every=5": "run.drift_every=5: takes 5ep, 200st or 1000000im (epochs, steps, images)",
     "seed=-1": "seed=-1: takes a whole number from 0 to 2^63 - 1",
     "optim.lr=0": "optim.lr=0: takes a number above 0",
     "optim.lr=nan": "optim.lr=nan: takes a number above 0",

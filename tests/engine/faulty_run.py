@@ -18,8 +18,9 @@ from toy import Recorder, ToyBatch, ToyTask, toy_config
 
 from vim_train.cli.errors import guarded
 from vim_train.config.checks import peak_lr
-from vim_train.config.errors import DIVERGED
-from vim_train.config.schema import Determinism, Device, NonFinite, TrainConfig
+from vim_train.config.errors import DIVERGED, FAILED
+from vim_train.config.schema import Determinism, Device, GradCompression, NonFinite, TrainConfig
+from vim_train.engine.drift import DriftError
 from vim_train.engine.launch import launch, launched
 from vim_train.engine.loop import Trainer
 from vim_train.engine.ranks import Ranks, join_ranks
@@ -40,7 +41,7 @@ class FaultyTask(ToyTask):
     def __init__(self, cfg: TrainConfig, ranks: Ranks, fault: str, where: int, step: int) -> None:
         super().__init__(cfg)
         self.ranks, self.fault, self.where, self.at, self.calls = ranks, fault, where, step, 0
-        self.micro //= ranks.world
+        self.micro = max(1, self.micro // ranks.world)
 
     def loss(self, model: nn.Module, batch: ToyBatch) -> Tensor:
         due = self.ranks.rank == self.where and self.calls == self.at
@@ -69,6 +70,8 @@ def config(keys: list[str]) -> TrainConfig:
     cfg.run.hang_timeout_s = 2.0
     if "strict" in keys:
         cfg.determinism = Determinism.strict
+    if "bf16" in keys:
+        cfg.optim.grad_compression = GradCompression.bf16
     if "skip" in keys:
         cfg.optim.non_finite = NonFinite.skip
     return cfg
@@ -90,6 +93,9 @@ def run(run_dir: Path, ranks: int, fault: str, where: int, step: int, keys: list
         except DivergedError as error:
             print(f"rank {joined.rank}: {error}", flush=True)
             return DIVERGED
+        except DriftError as error:
+            print(f"rank {joined.rank}: {error}", flush=True)
+            return FAILED
         print(f"rank {joined.rank}: skipped {trainer.state.counters.skipped}", flush=True)
         return 0
 

@@ -107,7 +107,7 @@ RANGES = {
 Config = TrainConfig | EvalCommand | ExportCommand | IndexCommand | VerifyCommand | CountCommand
 
 CHOICES = {"task.name": ["classification"], "schedule.name": ["cosine", "constant"]}
-DURATIONS = ("eval.every", "checkpoint.every", "logger.every")
+DURATIONS = ("eval.every", "checkpoint.every", "logger.every", "run.drift_every")
 
 
 def accepts(key: Key) -> str:
@@ -115,7 +115,7 @@ def accepts(key: Key) -> str:
     if key.name in CHOICES:
         return any_of(CHOICES[key.name])
     if key.name in DURATIONS:
-        return durations.ACCEPTED
+        return any_of([durations.ACCEPTED, "null"]) if key.optional else durations.ACCEPTED
     if key.name not in RANGES or isinstance(get_origin(key.base), type):
         return key.accepts
     return any_of([RANGES[key.name].accepts, "null"]) if key.optional else RANGES[key.name].accepts
@@ -133,7 +133,8 @@ def check_train(cfg: TrainConfig) -> None:
             raise _refusal(key, _get(cfg, key), any_of(accepted))
     for key in DURATIONS:
         try:
-            durations.parse(str(_get(cfg, key)))
+            if (value := _get(cfg, key)) is not None:
+                durations.parse(str(value))
         except UserError:
             raise _refusal(key, _get(cfg, key), durations.ACCEPTED) from None
     _check_run_name(cfg.run.name)

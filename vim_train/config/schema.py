@@ -85,6 +85,8 @@ class NonFinite(Enum):
 class OnError(Enum):
     warn = "warn"
     stop = "stop"
+
+
 class GradCompression(Enum):
     none = "none"
     bf16 = "bf16"
@@ -128,6 +130,8 @@ class RunConfig:
     """Keys or groups, such as [optim.lr,schedule], that may differ from those of the run that goes on."""
     hang_timeout_s: float | None = 600.0
     """Seconds that one pass, batch of data, evaluation batch or save may take; longer is a hang; null: no limit."""
+    drift_every: str | None = "500st"
+    """How often ranks compare their weights, which have to be equal, beside each checkpoint; null: never."""
 
 
 @dataclass

@@ -16,6 +16,7 @@ from vim_train.config.durations import to_steps
 from vim_train.config.schema import Determinism, NonFinite, OnError, TrainConfig
 from vim_train.engine import checkpoint
 from vim_train.engine.checkpoint import CheckpointError
+from vim_train.engine.drift import check_replicas
 from vim_train.engine.evaluation import evaluate
 from vim_train.engine.lanes import LaneLoss, strict_gradients
 from vim_train.engine.meter import Meter, memory_mb
@@ -109,6 +110,7 @@ class Trainer(Generic[B]):
     def _train(self) -> dict[str, float]:
         cfg, state, counters, total = self.cfg, self.state, self.state.counters, self.total_steps
         every = {"log": cfg.logger.every, "eval": cfg.eval.every, "save": cfg.checkpoint.every}
+        every |= {} if cfg.run.drift_every is None else {"drift": cfg.run.drift_every}
         interval = {what: self._steps(text) for what, text in every.items()}
         meter = Meter()
 
@@ -135,13 +137,14 @@ class Trainer(Generic[B]):
                 self._log(lr, meter)
             meter.pause()
             if due("eval") and counters.evaluated_step == 0:
-                self._save(
-                    best=False, last=False
-                )  # a bad validation image, or too little memory for one, shows now at the latest
+                # A bad validation image, or too little memory for one, shows now at the latest.
+                self._save(best=False, last=False)
             improved = due("eval") and self._evaluate()
             stopping = self._stop_asked()
             if due("save") or improved or stopping:
                 self._save(improved, last=stopping or counters.step == total)
+            elif "drift" in interval and due("drift"):
+                self._check_drift()
             meter.resume()
         return self.last_metrics
 
@@ -289,6 +292,7 @@ class Trainer(Generic[B]):
         """
         counters, began = self.state.counters, time.monotonic()
         self.report.phase("saving")
+        self._check_drift()
         self._beat("save")
         self._tell_notes()
         task_state = self.task.state()
@@ -305,6 +309,12 @@ class Trainer(Generic[B]):
             self.ranks.once(lambda: self._tell_saved(self.writer.wait(), OnError.stop))
             self._raise_together()
         self.save_wait += time.monotonic() - began
+
+    def _check_drift(self) -> None:
+        if self.cfg.run.drift_every is not None:
+            check_replicas(
+                self.state.model, self.state.ema and self.state.ema.module, self.ranks, self.state.counters.step
+            )
 
     def _tell_saved(self, outcome: Outcome | None, on_error: OnError) -> None:
         if outcome is None:

@@ -23,6 +23,7 @@ from vim_train.data.batch import Batch
 from vim_train.data.sources.classes import difference
 from vim_train.engine import checkpoint
 from vim_train.engine.checkpoint import CheckpointError, Found
+from vim_train.engine.drift import DriftError
 from vim_train.engine.launch import launch, launched
 from vim_train.engine.loop import Trainer
 from vim_train.engine.ranks import Ranks, join_ranks
@@ -132,6 +133,9 @@ def _train(
     except DivergedError as error:
         report.event(trainer.state.counters.step, f"stopped: {error}")
         return DIVERGED
+    except DriftError as error:
+        report.event(trainer.state.counters.step, f"stopped: {error}")
+        return FAILED
     except CheckpointError as error:
         report.event(trainer.state.counters.step, f"stopped: the checkpoint could not be written: {error}")
         return FAILED
