@@ -13,6 +13,7 @@ from vim_train.config.schema import Amp, NonFinite
 from vim_train.engine import checkpoint
 from vim_train.engine.evaluation import evaluate
 from vim_train.engine.loop import OVERFLOWS_MAX
+from vim_train.engine.replay import MOST, plain, read
 from vim_train.engine.state import DivergedError
 from vim_train.engine.stopping import StopRequest
 
@@ -192,6 +193,42 @@ def test_non_finite_stops_before_the_update(tmp_path: Path) -> None:
     with pytest.raises(DivergedError, match=r"step 3 \(epoch 0\): no update was made; lower optim.lr"):
         trainer.train()
     assert all(torch.isfinite(value).all() for value in weights(trainer).values())
+
+
+def test_a_step_that_is_not_finite_is_kept_with_the_weights_before_it(tmp_path: Path) -> None:
+    trainer = toy_trainer(toy_config(), tmp_path)
+    trainer.task.poison_at = {3}
+    with pytest.raises(DivergedError):
+        trainer.train()
+    file = tmp_path / "replay" / "step_00000003.json"
+    kept = read(file)
+    assert (kept.step, kept.seed, kept.world, kept.batch) == (3, trainer.cfg.seed, 1, {"step": 3})
+    assert kept.lr == trainer.schedule.lr(3)
+    assert math.isnan(kept.loss)
+    assert math.isnan(kept.grad_norm)
+    assert kept.config == plain(trainer.cfg)
+    assert_same(checkpoint.load_weights(file.with_suffix(".safetensors"))[0], trainer.task.model.state_dict())
+    assert str(file) in trainer.report.lines[-1]["text"]
+
+
+def test_a_run_keeps_the_first_few_of_such_steps(tmp_path: Path) -> None:
+    cfg = toy_config()
+    cfg.optim.non_finite, cfg.optim.non_finite_max = NonFinite.skip, 100
+    trainer = toy_trainer(cfg, tmp_path)
+    trainer.task.poison_at = set(range(4, 18))
+    trainer.train()
+    kept = sorted(file.name for file in (tmp_path / "replay").glob("*.json"))
+    assert kept == [f"step_{step:08d}.json" for step in range(4, 4 + MOST)]
+    assert len(list((tmp_path / "replay").iterdir())) == 2 * MOST
+
+
+def test_a_step_that_cannot_be_kept_is_no_other_end_of_the_run(tmp_path: Path) -> None:
+    (tmp_path / "replay").write_text("in the way")
+    trainer = toy_trainer(toy_config(), tmp_path)
+    trainer.task.poison_at = {3}
+    with pytest.raises(DivergedError):
+        trainer.train()
+    assert "step 3 could not be kept for replay" in trainer.report.lines[-1]["text"]
 
 
 def test_non_finite_skip_leaves_weights_and_average_alone(tmp_path: Path) -> None:

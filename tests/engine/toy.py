@@ -63,6 +63,9 @@ class ToyTask:
         images, right = counts.tolist()
         return {"top1": 100 * right / images, "images": images}
 
+    def step_images(self, step: int) -> dict[str, object]:
+        return {"step": step}
+
     def notes(self) -> list[str]:
         return []
 

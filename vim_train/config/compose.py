@@ -1,7 +1,7 @@
 """From overrides to a checked configuration. Hydra composes; the schema and the checks decide."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -134,8 +134,13 @@ def load_config(path: str | Path) -> TrainConfig:
     """
     file = Path(path)
     file = file / "config.yaml" if file.is_dir() else file
+    return restore_config(lambda: OmegaConf.load(file), file)
+
+
+def restore_config(read: Callable[[], object], file: Path) -> TrainConfig:
+    """The configuration in the plain containers that `read` finds in `file`; else as `load_config`."""
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.load(file))
+        merged = OmegaConf.merge(OmegaConf.structured(TrainConfig), read())
         typed = OmegaConf.to_object(merged)
     except OSError as error:
         raise UserError(f"{file}: {error.strerror or error}") from error

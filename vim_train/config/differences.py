@@ -22,7 +22,7 @@ CHANGES = {
     **dict.fromkeys(("seed", "task.name", "model", "data.name", "optim.name"), Change.refused),
     **dict.fromkeys(("data.img_size", "data.val_fraction"), Change.refused),
     **dict.fromkeys(("model.drop_path_rate", "model.recompute_states"), Change.named),
-    **dict.fromkeys(("run", "debug", "gpus", "logger", "checkpoint"), Change.free),
+    **dict.fromkeys(("run", "debug", "replay", "gpus", "logger", "checkpoint"), Change.free),
     **dict.fromkeys(("data.workers", "data.bad_images", "data.bad_images_max"), Change.free),
     **dict.fromkeys(("ops.threads", "ops.tune_malloc"), Change.free),
 }

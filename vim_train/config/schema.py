@@ -367,6 +367,8 @@ class TrainConfig:
     """relaxed: same order and pixels every time; exact: also the same bits; strict: with any number of ranks."""
     debug: bool = False
     """Show tracebacks instead of one-line errors."""
+    replay: str | None = None
+    """Train nothing, compute a step again that a run kept as not finite: runs/NAME/replay/step_00000123.json."""
     run: RunConfig = field(default_factory=RunConfig)
     task: TaskConfig = field(default_factory=TaskConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

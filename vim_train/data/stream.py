@@ -118,6 +118,15 @@ class TrainStream:
         finally:
             pool.close()
 
+    def step_images(self, step: int) -> dict[str, object]:
+        """Epoch, positions [first, end) and image names of the global batch of a step, as plain containers."""
+        data, epoch = self._cfg.data, step // self.steps_per_epoch
+        first = step % self.steps_per_epoch * data.batch_size
+        positions = np.arange(first, first + data.batch_size, dtype=np.int64)
+        indices = self._images_at(self._order(epoch), positions)
+        names = [self._source.name(index) for index in indices.tolist()]
+        return {"epoch": epoch, "positions": [first, first + data.batch_size], "images": names}
+
     def close(self) -> None:
         """End the workers of an iteration that was left before its end."""
         if self._pool is not None:
@@ -136,9 +145,11 @@ class TrainStream:
             start = step % spe * data.batch_size
             for first in range(start + self._rank * micro, start + data.batch_size, self._world * micro):
                 positions = np.arange(first, first + micro, dtype=np.int64)
-                yield Request(
-                    epoch, positions, order[draw_index(positions, data.batch_size, data.lane) // data.repeats]
-                )
+                yield Request(epoch, positions, self._images_at(order, positions))
+
+    def _images_at(self, order: NDArray[np.int64], positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        data = self._cfg.data
+        return order[draw_index(positions, data.batch_size, data.lane) // data.repeats]
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
         seed, images, block = self._cfg.seed, len(self._source), self._cfg.data.shuffle_block

@@ -23,6 +23,7 @@ from vim_train.engine.meter import Meter, memory_mb
 from vim_train.engine.optim import create_optimizer, set_lr
 from vim_train.engine.precision import set_precision
 from vim_train.engine.ranks import Ranks
+from vim_train.engine.replay import BadStep, keep, plain
 from vim_train.engine.reporter import Reporter
 from vim_train.engine.schedule import Schedule
 from vim_train.engine.state import DivergedError, TrainState, Window, create_ema, global_norm
@@ -151,10 +152,7 @@ class Trainer(Generic[B]):
     def _step(self, batches: Iterator[B], lr: float) -> float:
         """Forward, backward and update over one global batch; returns its loss."""
         optim, state, scaler = self.cfg.optim, self.state, self.state.precision.scaler
-        loss = self._strict_gradients(batches) if self.strict else self._gradients(batches)
-        self._beat("update")
-        scaler.unscale_(state.optimizer)
-        norm = global_norm(self.parameters)
+        loss, norm = self.loss_and_norm(batches)
         loss_value, norm_value = self._read(loss, norm)  # the step's only host synchronisation
         if self._finite(loss_value, norm_value):
             if optim.grad_clip_norm is not None:
@@ -166,6 +164,13 @@ class Trainer(Generic[B]):
         scaler.update()  # lowers the scale where `unscale_` met an overflow
         state.optimizer.zero_grad(set_to_none=True)
         return loss_value
+
+    def loss_and_norm(self, batches: Iterator[B]) -> tuple[Tensor, Tensor]:
+        """Leave the global batch's gradients in the parameters, unscaled; returns its loss and their norm, scalars."""
+        loss = self._strict_gradients(batches) if self.strict else self._gradients(batches)
+        self._beat("update")
+        self.state.precision.scaler.unscale_(self.state.optimizer)
+        return loss, global_norm(self.parameters)
 
     def _gradients(self, batches: Iterator[B]) -> Tensor:
         """Leave the global batch's gradients in the parameters; returns its loss."""
@@ -226,8 +231,10 @@ class Trainer(Generic[B]):
             counters.overflows += 1
             if counters.skipped_in_a_row < OVERFLOWS_MAX:
                 return False
+            self._keep_step(loss, norm)
             raise DivergedError(f"{text}: fp16 overflowed {OVERFLOWS_MAX} times in a row; take precision=bf16 or fp32")
         counters.skipped += 1
+        self._keep_step(loss, norm)
         if optim.non_finite is NonFinite.stop:
             raise DivergedError(
                 f"{text}: no update was made; lower optim.lr, set optim.grad_clip_norm, or optim.non_finite=skip"
@@ -236,6 +243,19 @@ class Trainer(Generic[B]):
             raise DivergedError(f"{text}: {counters.skipped_in_a_row} updates in a row were skipped")
         self.report.event(step, f"update skipped: {text}", skipped=counters.skipped)
         return False
+
+    def _keep_step(self, loss: float, norm: float) -> None:
+        """Keep the step, of which no update was made, for `vim-train replay=FILE`."""
+        if not self.ranks.first:
+            return
+        step, scale = self.state.counters.step, self.state.precision.scaler.get_scale()
+        lr, world, batch = self.schedule.lr(step), self.ranks.world, self.task.step_images(step)
+        bad = BadStep(step, loss, norm, lr, self.cfg.seed, scale, world, batch, self.meta, plain(self.cfg))
+        try:
+            if file := keep(self.run_dir, bad, self.state.model.state_dict()):
+                self.report.event(step, f"vim-train replay={file} computes step {step} again")
+        except OSError as error:
+            self.report.event(step, f"step {step} could not be kept for replay: {error}")
 
     def _tell_notes(self) -> None:
         for notes in self.ranks.gather(self.task.notes()):

@@ -57,6 +57,9 @@ class Task(Metrics[B], Protocol[B]):
     def loss(self, model: nn.Module, batch: B) -> Tensor:
         """Mean loss of a micro-batch, a scalar."""
 
+    def step_images(self, step: int) -> dict[str, object]:
+        """What the global batch of a step is made of, in plain containers."""
+
     def notes(self) -> list[str]:
         """What a reader of the run should know of the data, since this was last asked."""
 

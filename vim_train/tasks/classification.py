@@ -92,6 +92,9 @@ class Classification(Validation):
             _seed_generators(self.device, key(cfg.seed, Stream.DROP_PATH, batch.epoch, int(batch.positions[0])))
         return self.criterion(model(batch.images, **keywords).float(), batch.targets)
 
+    def step_images(self, step: int) -> dict[str, object]:
+        return self.train_stream.step_images(step)
+
     def notes(self) -> list[str]:
         return [
             f"replaced {bad.path} (class {bad.class_name}): {bad.reason}" for bad in self.train_stream.new_bad_images()

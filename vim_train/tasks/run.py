@@ -38,6 +38,7 @@ from vim_train.report.report import NullReport, Report, open_report
 from vim_train.report.summary import versions
 from vim_train.tasks.classification import Classification
 from vim_train.tasks.facts import provenance
+from vim_train.tasks.replay import replay
 from vim_train.tasks.weights import load_into
 
 
@@ -50,6 +51,8 @@ def train(cfg: TrainConfig, plain: Plain) -> int:
         UserError: anything the user can put right; nothing has been trained then.
         LostRankError: another rank has ended or does not answer.
     """
+    if cfg.replay is not None:
+        return replay(cfg)
     if cfg.gpus is not None and not launched():
         choose_device(cfg.device)
         return launch(cfg.gpus, cfg.device, [sys.executable, "-m", "vim_train.cli.train", *_arguments(cfg)])

@@ -1,0 +1,94 @@
+"""A step whose loss or gradient was not finite, kept so that it can be computed again.
+
+<run>/replay/step_00000123.json         where it stands in the data, what came out, the run's configuration
+<run>/replay/step_00000123.safetensors  the weights before it: no update was made, so the run still holds them
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from vim_train.config.errors import UserError
+from vim_train.config.schema import TrainConfig
+from vim_train.engine.durable import PARTIAL, HashedFile, make_dir, write_text
+from vim_train.engine.weights import write_weights
+
+FOLDER = "replay"
+MOST = 10
+"""Steps that a run keeps, the first ones."""
+
+
+@dataclass(frozen=True)
+class BadStep:
+    """All that the step was a function of, but for the weights."""
+
+    step: int
+    loss: float
+    grad_norm: float
+    lr: float
+    seed: int
+    loss_scale: float
+    """fp16's; else 1."""
+    world: int
+    """Ranks."""
+    batch: dict[str, Any]
+    """What the task says of it: epoch, positions, images."""
+    meta: dict[str, Any]
+    """As in a checkpoint."""
+    config: dict[str, Any]
+
+
+def plain(cfg: TrainConfig) -> dict[str, Any]:
+    """A configuration in plain containers."""
+    container = OmegaConf.to_container(OmegaConf.structured(cfg), enum_to_str=True)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def keep(run_dir: Path, bad: BadStep, weights: Mapping[str, Tensor]) -> Path | None:
+    """Write both files; returns the first, or None where the run has kept enough.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    folder = run_dir / FOLDER
+    file = folder / f"step_{bad.step:08d}.json"
+    make_dir(folder)
+    if len([each for each in folder.glob("step_*.json") if each != file]) >= MOST:
+        return None
+    partial = folder / f"{PARTIAL}{file.stem}.safetensors"
+    partial.unlink(missing_ok=True)
+    with HashedFile(partial) as out:
+        write_weights(out, weights, {**bad.meta, "step": bad.step})
+    os.replace(partial, file.with_suffix(".safetensors"))
+    fields = {name: _text(value) for name, value in asdict(bad).items()}
+    write_text(file, json.dumps(fields, indent=1) + "\n")
+    return file
+
+
+def read(file: Path) -> BadStep:
+    """What `keep` has written.
+
+    Raises:
+        UserError: no such file, or not one of these.
+    """
+    try:
+        fields = json.loads(file.read_text(encoding="utf-8"))
+        numbers = {name: float(fields[name]) for name in ("loss", "grad_norm", "lr", "loss_scale")}
+        return BadStep(**{**fields, **numbers})
+    except OSError as error:
+        raise UserError(f"replay={file}: {error.strerror or error}; takes RUN/{FOLDER}/step_N.json") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"replay={file}: not a step that a run kept; takes RUN/{FOLDER}/step_N.json") from error
+
+
+def _text(value: Any) -> Any:
+    """JSON has no word for what is not finite."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
