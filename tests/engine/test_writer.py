@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -228,6 +229,19 @@ def test_a_disk_without_room_is_told_before_the_first_step(tmp_path: Path, monke
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: usage._replace(free=70_000))
     with pytest.raises(CheckpointError, match=r"checkpoints: takes [0-9,]+ bytes a checkpoint and 70,000 are free"):
         trainer.check_disk()
+
+
+def test_a_read_only_folder_is_told_before_the_first_step(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", folder], capture_output=True, text=True)
+    if mounted.returncode != 0:
+        pytest.skip(f"no tmpfs can be mounted here (needs root): {mounted.stderr.strip()}")
+    try:
+        with pytest.raises(CheckpointError, match=r"checkpoints: cannot be written: Read-only file system"):
+            toy_trainer(toy_config(), tmp_path).check_disk()
+    finally:
+        subprocess.run(["umount", folder], check=True)
 
 
 def test_the_room_foreseen_is_that_of_a_checkpoint(tmp_path: Path) -> None:
