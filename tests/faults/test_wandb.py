@@ -57,7 +57,7 @@ def warnings_in(shown: str) -> list[str]:
 
 def core_of(process: subprocess.Popen[str]) -> int:
     """Process id of its wandb-core, once there is one."""
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline and process.poll() is None:
         for stat in Path("/proc").glob("[0-9]*/stat"):
             try:

@@ -54,6 +54,7 @@ def start(cfg: WandbConfig, run_dir: Path, config: Mapping[str, object], offline
                 return _init("online", cfg, run_dir, config)
             except Exception as error:
                 offline(one_line(error))
+                leave()  # else the offline run finds its id in use
         else:
             offline("no key is set; `wandb login` sets one")  # W&B would ask for it and wait
     return _init("offline", cfg, run_dir, config)
