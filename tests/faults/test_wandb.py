@@ -160,18 +160,18 @@ def test_online_without_a_key_asks_nobody(start: Start, without: Path, tmp_path:
 
 def test_a_run_killed_twice_is_one_run_without_gaps(start: Start, tmp_path: Path) -> None:
     run = tmp_path / "run" / "test"
-    long = ("logger.every=1st", "schedule.epochs=40")
-    process = start("run", "offline", *long, "checkpoint.every=40ep", "eval.every=40ep")
+    long = ("logger.every=1st", "schedule.epochs=300")
+    process = start("run", "offline", *long, "checkpoint.every=300ep", "eval.every=300ep")
     core_of(process)
     wait_for_step(run, 10, process)
     process.kill()  # before the first checkpoint
     finish(process)
-    process = start("run", "offline", *long, "eval.every=40ep")
+    process = start("run", "offline", *long, "eval.every=300ep")
     core_of(process)
     wait_for_step(run, 40, process)
     process.kill()
     finish(process)
-    code, shown = finish(start("run", "offline", *long, "eval.every=40ep", WANDB_FINISH_TIMEOUT="60"))
+    code, shown = finish(start("run", "offline", *long, "eval.every=300ep", WANDB_FINISH_TIMEOUT="60"))
     assert (code, warnings_in(shown)) == (0, [])
 
     first, second, third = sorted((run / "wandb").glob("offline-run-*"))
@@ -179,7 +179,7 @@ def test_a_run_killed_twice_is_one_run_without_gaps(start: Start, tmp_path: Path
     assert names == {f"run-{(run / 'wandb' / 'id').read_text().strip()}.wandb"}
     resumed = next(line["text"] for line in metrics(run) if "goes on from step" in str(line.get("text", "")))
     from_step = int(str(resumed).split("from step ")[1].split()[0])
-    assert [line["step"] for line in steps_in(third)][:-1] == list(range(from_step + 1, 121))  # evaluated at the end
+    assert [line["step"] for line in steps_in(third)][:-1] == list(range(from_step + 1, 901))  # evaluated at the end
     written = {line["step"]: line["train/loss"] for line in numbers(run) if line["kind"] == "train"}
     for folder in (first, second):
         kept = steps_in(folder)
