@@ -1,9 +1,11 @@
-"""No damaged checkpoint is loaded: each is named in one line, and resuming takes the one before."""
+"""No damaged checkpoint is loaded: each is named in one line, and resuming takes the one before.
+
+Damage by chance is in tests/faults.
+"""
 
 import hashlib
 import json
 import os
-import random
 import shutil
 from pathlib import Path
 
@@ -16,22 +18,6 @@ from vim_train.config.errors import UserError
 from vim_train.engine.checkpoint import CheckpointError, NoEmaError, check_compatible, latest, load, load_weights
 
 FILES = ["model.safetensors", "ema.safetensors", "state.pt", "manifest.json"]
-
-
-def flip(data: bytearray, at: int) -> None:
-    data[at] ^= 1 << (at % 8)
-
-
-def truncate(data: bytearray, at: int) -> None:
-    del data[at:]
-
-
-def zero(data: bytearray, at: int) -> None:
-    data[at : at + 512] = bytes(len(data[at : at + 512]))
-
-
-def append(data: bytearray, at: int) -> None:
-    data += data[: at + 1]
 
 
 @pytest.fixture(scope="module")
@@ -72,24 +58,6 @@ def assert_passed_over(run: Path, name: str) -> None:
     with pytest.raises(CheckpointError) as raised:
         load(damaged)
     assert_one_line(raised.value, str(damaged), name)
-
-
-@pytest.mark.parametrize("mutate", [flip, truncate, zero, append])
-@pytest.mark.parametrize("name", FILES)
-def test_any_damage_is_found(run: Path, name: str, mutate: object) -> None:
-    draw = random.Random(f"{name} {mutate.__name__}")  # type: ignore[attr-defined]
-    file = step_dir(run, 3) / name
-    original = file.read_bytes()
-    done = 0
-    while done < 12:
-        data = bytearray(original)
-        mutate(data, draw.randrange(len(data)))  # type: ignore[operator]
-        if data != original:  # zeros may have been zeros
-            file.write_bytes(data)
-            assert_passed_over(run, name)
-            done += 1
-    file.write_bytes(original)
-    assert holds(step_dir(run, 3), 3)
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import resource
 import select
 import shutil
@@ -17,7 +18,7 @@ import pytest
 from saving import holds, names, save, spawn, wait
 
 from vim_train.engine import durable
-from vim_train.engine.checkpoint import latest
+from vim_train.engine.checkpoint import CheckpointError, latest
 
 KILLED = -signal.SIGKILL
 SIZE = 3000
@@ -120,31 +121,56 @@ def test_death_before_every_call_of_a_save(before: Path, monkeypatch: pytest.Mon
     assert deaths > 25
 
 
-@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
-@pytest.mark.parametrize(
-    "call", ["write", "fsync", "rename", "renameat2", "link", "mkdir", "unlinkat", "rmdir", "openat", "close"]
-)
+CALLS = ("write", "fsync", "rename", "renameat2", "link", "mkdir", "unlinkat", "rmdir", "openat", "close")
+needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+
+
+@needs_strace
+@pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("before", ["3 is new"], indirect=True)
 def test_death_at_every_system_call_of_a_save(before: Path, call: str) -> None:
     """As above, with the kernel's own count of what is called: nothing here is a matter of what we thought to patch."""
+    assert die_at_every(call, before) > 0
+
+
+@pytest.mark.full
+@needs_strace
+def test_death_at_every_system_call_whatever_it_is(before: Path) -> None:
+    """The calls that a save makes are read from a save; those of memory, locks and signals are among them."""
+    run, log = copy(before), before.with_name("log")
+    assert save_3_traced(run, "--output", str(log)) == 0
+    made = set(re.findall(r"^\d+ +(\w+)\(", log.read_text(), re.MULTILINE)) - {"exit_group"}
+    assert set(CALLS) <= made
+    assert sum(die_at_every(call, before) for call in sorted(made)) > 200
+
+
+def die_at_every(call: str, before: Path) -> int:
+    """Let a save die at the first, second, third … `call`, until it makes no more; returns how many there were."""
     number, code = 0, KILLED
     while code == KILLED:
         number += 1
         run = copy(before)
-        child = spawn(lambda run=run: (os.kill(os.getpid(), signal.SIGSTOP), save_3(run)))  # type: ignore[misc]
-        os.waitpid(child, os.WUNTRACED)
-        inject = ["-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={number}"]
-        with subprocess.Popen(["strace", "-qq", "-o", os.devnull, "-p", str(child), *inject], stderr=-1) as tracer:
-            while tracer.poll() is None and b"TracerPid:\t0\n" in Path(f"/proc/{child}/status").read_bytes():
-                time.sleep(0.001)
-            refused = tracer.poll() is not None
-            os.kill(child, signal.SIGCONT)
-            code = wait(child)
-            if refused:
-                pytest.skip(f"strace may not attach here: {tracer.stderr.read().decode().strip()}")  # type: ignore[union-attr]
+        code = save_3_traced(
+            run, "-o", os.devnull, "-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={number}"
+        )
         assert_nothing_lost(run)
     assert code == 0
-    assert number > 1
+    return number - 1
+
+
+def save_3_traced(run: Path, *options: str) -> int:
+    """Exit code of a child that saves under strace."""
+    child = spawn(lambda: (os.kill(os.getpid(), signal.SIGSTOP), save_3(run)))
+    os.waitpid(child, os.WUNTRACED)
+    with subprocess.Popen(["strace", "-f", "-qq", "-p", str(child), *options], stderr=-1) as tracer:
+        while tracer.poll() is None and b"TracerPid:\t0\n" in Path(f"/proc/{child}/status").read_bytes():
+            time.sleep(0.001)
+        refused = tracer.poll() is not None
+        os.kill(child, signal.SIGCONT)
+        code = wait(child)
+        if refused:
+            pytest.skip(f"strace may not attach here: {tracer.stderr.read().decode().strip()}")  # type: ignore[union-attr]
+    return code
 
 
 def test_death_at_a_random_byte_of_a_file(folder: Path) -> None:
@@ -168,6 +194,23 @@ def test_death_at_a_random_byte_of_a_file(folder: Path) -> None:
         assert holds(found.path, found.step, SIZE)
         shutil.rmtree(folder / "checkpoints" / "step_00000003", ignore_errors=True)
     assert killed > 30
+
+
+def test_an_error_at_a_random_byte_of_a_file(folder: Path) -> None:
+    """The same limit as an error (EFBIG): it is told, the checkpoint before stays, and no half of the new one."""
+    draw = random.Random(0)
+    save(folder, 2, size=SIZE)
+    largest = max(file.stat().st_size for file in (folder / "checkpoints" / "step_00000002").iterdir())
+    for _ in range(20):
+
+        def body(limit: int = draw.randrange(largest)) -> None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+            with pytest.raises(CheckpointError, match="not saved: File too large"):
+                save(folder, 3, size=SIZE)
+
+        assert wait(spawn(body)) == 0
+        assert names(folder) == ["step_00000002"]
+        assert holds(folder / "checkpoints" / "step_00000002", 2, SIZE)
 
 
 def test_death_at_random_moments(folder: Path) -> None:

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 
 def kill_runs(server: Forks, folder: Path, photos: Path, kinds: list[Kind], kills: int, seed: int) -> str:
-    """A run of each kind listed, with up to `kills` kills, two at a time, each compared with the run of its kind that nobody killed.
+    """Runs of the kinds listed, killed up to `kills` times each, two at a time; each is compared with one left alone.
 
     Returns counts in words.
     """
