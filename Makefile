@@ -9,7 +9,7 @@ ARGS ?=
 TOGETHER := --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint format bench gpu-check native-full docs clean
+.PHONY: help train test lint format bench gpu-check native-full faults docs clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -42,6 +42,10 @@ gpu-check: $(INSTALLED) ## Test and time the CUDA library on this machine's GPU
 
 native-full: $(INSTALLED) ## Run all tests of the CUDA kernels that need no GPU, the long ones too
 	@$(BIN)/python -m pytest $(TOGETHER) tests/native -m "full or not full" $(ARGS)
+
+faults: $(INSTALLED) ## Kill runs, break disks and checkpoints, and count what came of it (an hour; parts need root)
+	@$(BIN)/python -m pytest $(TOGETHER) tests/faults -m "full or not full" $(ARGS)
+	@$(BIN)/python tests/faults/table.py
 
 docs: $(INSTALLED) ## Write docs/config.md anew from the schema
 	@$(BIN)/python -m vim_train.config.reference > docs/config.md

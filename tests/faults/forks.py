@@ -101,10 +101,11 @@ class Forks:
     """A server of this process; a context manager, and safe to use from several threads.
 
     Args:
-        unshared: give the server mounts of its own, which `mount` changes and `Child.path` looks into; needs root.
+        unshared: give the server mounts of its own, which `mount` changes and `see` looks into; needs root.
     """
 
     def __init__(self, unshared: bool = False) -> None:
+        self.unshared = unshared
         prefix = ["unshare", "--mount", "--propagation", "private"] if unshared else []
         quiet = {
             "OMP_WAIT_POLICY": "PASSIVE",
@@ -128,10 +129,9 @@ class Forks:
     def pid(self) -> int:
         return self._server.pid
 
-    @property
-    def root(self) -> Path:
-        """The file system as the server and its children see it."""
-        return Path(f"/proc/{self.pid}/root")
+    def see(self, path: Path) -> Path:
+        """The way to a path as the server and its children see it."""
+        return Path(f"/proc/{self.pid}/root") / path.relative_to("/") if self.unshared else path
 
     def _listen(self) -> None:
         for line in self._server.stdout or ():
@@ -159,7 +159,7 @@ class Forks:
                 self._news.wait_for(lambda: self._started, 60)
                 pid = self._started.pop()
                 self._ended.pop(pid, None)  # of an orphan that had this number
-        return Child(self, pid, output)
+        return Child(self, pid, self.see(output))
 
     def ended(self, pid: int) -> int | None:
         """Exit code, -n after signal n; None while it runs."""
@@ -217,24 +217,36 @@ class Child:
         """What it has written so far."""
         return self.output.read_text() if self.output.exists() else ""
 
-    def family(self) -> list[int]:
-        """Living processes of its session, itself among them: none may be left when it has ended."""
-        return [int(entry.name) for entry in Path("/proc").glob("[0-9]*") if _session(entry) == self.pid]
+    def tree(self) -> dict[int, str]:
+        """The run and all its descendants that live, with the times they were started at."""
+        parents = {int(entry.name): stat for entry in Path("/proc").glob("[0-9]*") if (stat := _stat(entry))}
+        found: dict[int, str] = {}
+        todo = [self.pid]
+        while todo:
+            pid = todo.pop()
+            if pid in parents:
+                found[pid] = parents[pid][19]
+                todo += [child for child, stat in parents.items() if int(stat[1]) == pid]
+        return found
 
-    def orphans(self, patience: float = 10.0) -> int:
-        """How many processes of the ended run are still there after `patience` seconds."""
-        deadline = time.monotonic() + patience
-        while (left := self.family()) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        return len(left)
+
+def living(tree: Mapping[int, str], patience: float = 10.0) -> int:
+    """How many processes of a `Child.tree` are still there after `patience` seconds."""
+    deadline = time.monotonic() + patience
+    while left := [pid for pid, begun in tree.items() if (stat := _stat(Path(f"/proc/{pid}"))) and stat[19] == begun]:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.02)
+    return len(left)
 
 
-def _session(process: Path) -> int | None:
+def _stat(process: Path) -> list[str] | None:
+    """Fields of /proc/PID/stat from the state on; None for a process that is no more."""
     try:
-        state, _, _, session = (process / "stat").read_text().rpartition(")")[2].split()[:4]
+        fields = (process / "stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    return None if state in "ZX" else int(session)
+    return None if fields[0] in "ZX" else fields
 
 
 if __name__ == "__main__":
