@@ -43,9 +43,8 @@ gpu-check: $(INSTALLED) ## Test and time the CUDA library on this machine's GPU
 native-full: $(INSTALLED) ## Run all tests of the CUDA kernels that need no GPU, the long ones too
 	@$(BIN)/python -m pytest $(TOGETHER) tests/native -m "full or not full" $(ARGS)
 
-faults: $(INSTALLED) ## Kill runs, break disks and checkpoints, and count what came of it (an hour; parts need root)
-	@$(BIN)/python -m pytest $(TOGETHER) tests/faults -m "full or not full" $(ARGS)
-	@$(BIN)/python tests/faults/table.py
+faults: $(INSTALLED) ## Kill runs, break disks and checkpoints, and count what came of it (parts need root)
+	@$(BIN)/python -m pytest $(TOGETHER) tests/faults tests/engine/test_checkpoint_killed.py -m "full or not full" $(ARGS)
 
 docs: $(INSTALLED) ## Write docs/config.md anew from the schema
 	@$(BIN)/python -m vim_train.config.reference > docs/config.md
