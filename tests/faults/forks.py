@@ -40,14 +40,17 @@ def _serve() -> list[str]:
     signal.set_wakeup_fd(writer)
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
     requests, buffer = sys.stdin.fileno(), b""
+    running: set[int] = set()
     while True:
         ready, _, _ = select.select([requests, reader], [], [])
         if reader in ready:
             os.read(reader, 4096)
-            _report_ended()
+            _report_ended(running)
         if requests in ready:
             chunk = os.read(requests, 1 << 16)
-            if not chunk:
+            if not chunk:  # the client has ended, or was killed: what it left goes too
+                for pid in running:
+                    os.kill(pid, signal.SIGKILL)
                 os._exit(0)
             *lines, buffer = (buffer + chunk).split(b"\n")
             for line in lines:
@@ -59,12 +62,14 @@ def _serve() -> list[str]:
                     os.close(reader)
                     os.close(writer)
                     return _become(request)
+                running.add(pid)
                 print(f"started {pid}", flush=True)
 
 
-def _report_ended() -> None:
+def _report_ended(running: set[int]) -> None:
     with contextlib.suppress(ChildProcessError):
         while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            running.discard(ended[0])
             print(ended[0], os.waitstatus_to_exitcode(ended[1]), flush=True)
 
 
@@ -88,7 +93,8 @@ def main() -> int:
 
     for module in ("vim_train.tasks.run", "matplotlib.backends.backend_agg", "torch.distributed", "torch.nn.parallel"):
         importlib.import_module(module)
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)  # orphans become ours: they end with an exit code too
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)  # orphans become ours, and do not stay as zombies
     print("ready", flush=True)
     sys.argv = ["vim-train", *_serve()]
     return train.main()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from forks import Child, Forks, living
 from tracing import traced, wait_until_stopped
-from trials import ALONE, TWO, Kind, command, finish, newest_step, result, start_ranks
+from trials import ALONE, TWO, Kind, command, finish, result, start_ranks, wait_for_save
 
 SKIPPED = "metrics"
 """The part of a result that a fault of metrics.jsonl itself takes away."""
@@ -49,8 +49,7 @@ class Bench:
         return self.server.see(place / "test")
 
     def wait_for_step(self, place: Path, step: int, child: Child) -> None:
-        while child.running and newest_step(self.run(place)) < step:
-            time.sleep(0.001)
+        wait_for_save([child], self.run(place), step)
 
     def goes_on(self, place: Path, kind: Kind = ALONE, but: Sequence[str] = ()) -> str:
         """Start the run again, now that nothing is in its way: it ends as if nothing had been."""

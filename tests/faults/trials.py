@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import random
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch.distributed as dist
-from forks import Child, Forks
+from forks import LIMIT_S, Child, Forks
 from processes import arguments, numbers
 from torch import Tensor
 
@@ -140,9 +141,14 @@ class Tally:
     """Ranks that were left alone by the kill of another, and ended by themselves."""
 
 
-def leftovers(run: Path) -> list[str]:
-    """What the death of a run inside a save leaves."""
-    return [name for name in _names(run) if name.startswith((".tmp-", ".old-"))]
+def leftovers(run: Path) -> set[tuple[str, int]]:
+    """Names and inodes of what is being written, or was when the run died: a start clears it away."""
+    found = set()
+    for name in _names(run):
+        if name.startswith((".tmp-", ".old-")):
+            with contextlib.suppress(FileNotFoundError):
+                found.add((name, (run / "checkpoints" / name).stat().st_ino))
+    return found
 
 
 def _names(run: Path) -> list[str]:
@@ -158,22 +164,26 @@ def kill_at_random(children: Sequence[Child], run: Path, draw: random.Random, pa
     Moments count from what the run has reached, as the seconds it takes depend on what else the machine does.
     """
     reached = draw.randint(-STEPS // 3, STEPS)
-    _wait_for_save(children, run, reached)
+    wait_for_save(children, run, reached)
     _sleep_while_running(children, draw.uniform(0, pace.start if reached <= 0 else pace.step))
     _kill(children, draw)
 
 
 def kill_in_a_save(children: Sequence[Child], run: Path, draw: random.Random, pace: Pace) -> None:
     """SIGKILL while a checkpoint is being written, or a few milliseconds later."""
-    _wait_for_save(children, run, draw.randint(0, STEPS - 1))
-    while _any_running(children) and not leftovers(run):
+    stale = leftovers(run)
+    wait_for_save(children, run, draw.randint(0, STEPS - 1))
+    while _any_running(children) and leftovers(run) <= stale:
         time.sleep(0.0005)
     time.sleep(draw.choice((0.0, 0.0, draw.uniform(0, 0.03))))
     _kill(children, draw)
 
 
-def _wait_for_save(children: Sequence[Child], run: Path, step: int) -> None:
+def wait_for_save(children: Sequence[Child], run: Path, step: int) -> None:
+    deadline = time.monotonic() + LIMIT_S
     while _any_running(children) and newest_step(run) < step:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"no step {step} in {run}: {children[0].text()}")
         time.sleep(0.001)
 
 
@@ -202,9 +212,9 @@ def reference(server: Forks, root: Path, photos: Path, kind: Kind) -> tuple[dict
     root.mkdir()
     began = time.monotonic()
     children = start_ranks(server, command(root, photos, kind), root / "output", kind.ranks[0])
-    _wait_for_save(children, root / "test", 1)
+    wait_for_save(children, root / "test", 1)
     first = time.monotonic()
-    _wait_for_save(children, root / "test", STEPS)
+    wait_for_save(children, root / "test", STEPS)
     last = time.monotonic()
     codes = finish(children)
     assert codes == [0] * len(codes), (root / "output").read_text()
@@ -220,7 +230,7 @@ def killed_trial(
     while True:
         workers = f"data.workers={draw.randrange(3)}"
         children = start_ranks(server, command(root, photos, kind, workers), output, draw.choice(kind.ranks))
-        aimed = draw.random() < 0.5
+        stale, aimed = leftovers(run), draw.random() < 0.5
         if tally.kills < kills:
             (kill_in_a_save if aimed else kill_at_random)(children, run, draw, pace)
         codes = finish(children)
@@ -229,10 +239,10 @@ def killed_trial(
         assert -signal.SIGKILL in codes, output.read_text()
         tally.kills += 1
         tally.aimed += aimed
-        tally.in_a_save += bool(leftovers(run))
+        tally.in_a_save += not leftovers(run) <= stale
         tally.survivors += sum(code != -signal.SIGKILL for code in codes)
     text = output.read_text()
     assert "Traceback" not in text, text
-    assert leftovers(run) == []
+    assert not leftovers(run)
     tally.resumed = text.count("goes on from step")
     return tally
