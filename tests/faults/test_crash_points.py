@@ -18,7 +18,8 @@ from vim_train.engine.checkpoint import latest
 
 pytestmark = pytest.mark.full
 
-CALLS = ("mkdir", "openat", "write", "fsync", "rename", "renameat2", "link", "unlinkat", "rmdir", "close")
+CALLS = ("mkdir", "openat", "write", "fsync", "rename", "link", "unlinkat", "rmdir", "close")
+"""Those of a run whose first evaluation is its best, so that none takes another best's place."""
 POINTS = 5
 """Numbers drawn a call. Every number of every call of one save is in tests/engine/test_checkpoint_killed.py."""
 
@@ -32,7 +33,7 @@ def start(server: Forks, folder: Path, photos: Path) -> Child:
 def most_in_a_thread(log: Path) -> dict[str, int]:
     """Of each call, how many the thread that makes most of them makes."""
     counts = Counter(re.findall(r"^(\d+) +(\w+)\(", log.read_text(), re.MULTILINE))
-    return {call: max((n for (_, name), n in counts.items() if name == call), default=0) for call in CALLS}
+    return {call: max(n for (_, name), n in counts.items() if name == call) for call in CALLS}
 
 
 def test_death_at_system_calls_of_a_run(
@@ -44,7 +45,6 @@ def test_death_at_system_calls_of_a_run(
     with traced(child.pid, "-e", f"trace={','.join(CALLS)}", log=folder / "calls"):
         assert child.wait() == 0, child.text()
     made = most_in_a_thread(folder / "calls")
-    assert all(made.values()), made
 
     killed = in_a_save = 0
     draw = random.Random(0)
