@@ -236,7 +236,7 @@ class Child:
         return found
 
 
-def living(tree: Mapping[int, str], patience: float = 10.0) -> int:
+def living(tree: Mapping[int, str], patience: float = 30.0) -> int:
     """How many processes of a `Child.tree` are still there after `patience` seconds."""
     deadline = time.monotonic() + patience
     while left := [pid for pid, begun in tree.items() if (stat := _stat(Path(f"/proc/{pid}"))) and stat[19] == begun]:
