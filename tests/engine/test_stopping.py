@@ -32,7 +32,7 @@ def test_a_signal_sets_the_request_and_its_exit_code(number: signal.Signals, cod
     assert [signal.getsignal(each) for each in SIGNALS] == before
 
 
-@pytest.mark.parametrize("second", SIGNALS)
+@pytest.mark.parametrize("second", [each for each in SIGNALS if each is not signal.SIGHUP])
 def test_a_process_asked_twice_dies_of_the_signal(second: signal.Signals) -> None:
     def body() -> None:
         with stop_on_signals():
@@ -40,6 +40,14 @@ def test_a_process_asked_twice_dies_of_the_signal(second: signal.Signals) -> Non
             os.kill(os.getpid(), second)
 
     assert wait(spawn(body)) == -second
+
+
+def test_a_terminal_may_hang_up_more_than_once() -> None:
+    """A shell passes it on beside the kernel; a killed launcher's ranks hear of each of its threads."""
+    with stop_on_signals() as stop:
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.exit_code == 143
 
 
 def test_the_first_signal_shows_the_cursor_again() -> None:

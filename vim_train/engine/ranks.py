@@ -179,10 +179,14 @@ def _lost(error: RuntimeError) -> bool:
 
 
 def _end_with_the_launcher() -> None:
-    """Have Linux stop this process when its parent ends, however it ends."""
+    """Have Linux stop this process when its parent ends, however it ends, also under nohup.
+
+    The signal comes once for each thread of the parent; SIGHUP is one that may come again.
+    """
     if sys.platform != "linux":
         return
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     parent = os.getppid()
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGHUP)
     if os.getppid() != parent:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGHUP)

@@ -16,7 +16,8 @@ class StopRequest:
     """Set by the first signal and polled at every step.
 
     The second signal acts as if nobody had caught it: the kernel ends the process at once, also one that is stuck. A
-    checkpoint that is being written is then given up; no rename is ever half done.
+    checkpoint that is being written is then given up; no rename is ever half done. Only SIGHUP does nothing by then: a
+    terminal that closes, and a launcher that is killed, send it more than once.
     """
 
     caught: signal.Signals | None = None
@@ -43,7 +44,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
     def ask(number: int, frame: FrameType | None) -> None:
         request.caught = signal.Signals(number)
         for each in before:
-            signal.signal(each, signal.SIG_DFL)
+            signal.signal(each, signal.SIG_IGN if each is signal.SIGHUP else signal.SIG_DFL)
         _show_cursor()
 
     for number in before:
