@@ -127,7 +127,7 @@ def test_training_goes_on_while_a_save_is_written(tmp_path: Path, monkeypatch: p
     trainer.report.progress = note  # type: ignore[method-assign]
     monkeypatch.setattr(checkpoint, "save", save_late)
     trainer.train()
-    assert trainer.report.saves == [3, 6, 9, 12, 15, 18, 20]
+    assert trainer.report.saves == [3, 6, 9, 12, 15, 18, 20, 20]  # before and after the first evaluation
 
 
 @pytest.mark.parametrize("error", [DivergedError, KeyboardInterrupt, RuntimeError])
@@ -177,7 +177,7 @@ def test_warn_tells_it_and_tries_again(tmp_path: Path, failing: Callable[[set[in
     told = [line["text"] for line in trainer.report.lines if line["kind"] == "event"]
     folder = tmp_path / "checkpoints"
     assert told == [f"checkpoint {folder}/step_{n:08d}: not saved: Input/output error" for n in (4, 6)]
-    assert trainer.report.saves[:4] == [2, 5, 8, 10]
+    assert trainer.report.saves[:4] == [2, 5, 5, 8]  # 5: before and after the first evaluation
     assert trainer.report.saves[-1] == 20
     assert names(tmp_path)[-1] == "step_00000020"
 
@@ -206,6 +206,22 @@ def test_the_last_one_must_succeed(tmp_path: Path, failing: Callable[[set[int]],
     found = latest(tmp_path)
     assert found is not None
     assert found.step == 18
+
+
+def test_a_best_that_could_not_be_saved_is_to_be_beaten_by_nobody(
+    tmp_path: Path, failing: Callable[[set[int]], None]
+) -> None:
+    whole = toy_trainer(toy_config(), tmp_path / "whole")
+    whole.train()
+    doomed = whole.state.counters.best_step
+    assert doomed is not None
+    assert doomed < whole.total_steps
+    failing({doomed})
+    trainer = toy_trainer(toy_config(), tmp_path)
+    trainer.train()
+    best = tmp_path / "checkpoints" / "best"
+    held = load(best).step if best.is_dir() else None
+    assert trainer.state.counters.best_step == held != doomed
 
 
 def test_running_statistics_that_are_not_finite_are_named_and_not_saved(tmp_path: Path) -> None:

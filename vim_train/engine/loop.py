@@ -67,11 +67,13 @@ class Trainer(Generic[B]):
         self.last_metrics: dict[str, float] = {}
         self.writer = Writer(self.run_dir, cfg.checkpoint.keep)
         self.save_failed: CheckpointError | None = None
+        self.best_saved: tuple[float | None, int | None] = None, None
         self.save_wait = 0.0
 
     def restore(self, loaded: checkpoint.Loaded) -> None:
         self.state.restore(loaded)
         self.last_metrics = dict(loaded.meta.get("metrics", {}))
+        self.best_saved = self.state.counters.best, self.state.counters.best_step
         self.report.load_state(loaded.state["report"])
         self.task.load_state(loaded.state["task"])
 
@@ -299,10 +301,16 @@ class Trainer(Generic[B]):
         self.last_metrics = metrics
         self.report.eval(counters.step, self._epoch(), metrics)
         score = max(metrics[f"{prefix}/{self.task.headline}"] for prefix in models)
+        counters.best, counters.best_step = self.ranks.once(self._best_saved)
         if counters.best is not None and score <= counters.best:
             return False
         counters.best, counters.best_step = score, counters.step
         return True
+
+    def _best_saved(self) -> tuple[float | None, int | None]:
+        """The best that is on the disk: one whose save failed has to be beaten by nobody."""
+        self._tell_saved(self.writer.wait(), self.cfg.checkpoint.on_error)
+        return self.state.counters.best, self.state.counters.best_step
 
     def _save(self, best: bool, last: bool) -> None:
         """Copy the state, to be written while training goes on; the `last` one is durable when this returns.
@@ -339,12 +347,18 @@ class Trainer(Generic[B]):
     def _tell_saved(self, outcome: Outcome | None, on_error: OnError) -> None:
         if outcome is None:
             return
+        counters = self.state.counters
         if outcome.error is None:
             self.report.saved(outcome.step)
-        elif on_error is OnError.stop:
+            if outcome.best:
+                self.best_saved = counters.best, counters.best_step
+            return
+        if outcome.best:
+            counters.best, counters.best_step = self.best_saved
+        if on_error is OnError.stop:
             self.save_failed = outcome.error
         else:
-            self.report.event(self.state.counters.step, str(outcome.error))
+            self.report.event(counters.step, str(outcome.error))
 
     def _raise_together(self) -> None:
         """Raise the error of a failed save, which only the first rank knows, in all ranks."""

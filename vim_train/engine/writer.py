@@ -19,6 +19,7 @@ class Outcome:
     """How the save of a step ended: durable, or with an error that left what was there before."""
 
     step: int
+    best: bool
     error: CheckpointError | None
 
 
@@ -60,10 +61,10 @@ class Writer:
             first()
             checkpoint.save(self._run_dir, step, **copy, keep=self._keep, best=best)
         except CheckpointError as error:
-            return Outcome(step, error)
+            return Outcome(step, best, error)
         except OSError as error:
-            return Outcome(step, CheckpointError(checkpoint.step_dir(self._run_dir, step), f"not saved: {error}"))
-        return Outcome(step, None)
+            return Outcome(step, best, CheckpointError(checkpoint.step_dir(self._run_dir, step), f"not saved: {error}"))
+        return Outcome(step, best, None)
 
     def poll(self) -> Outcome | None:
         """How the save in flight has ended, told once; None while it has not, and where there is none."""
