@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 import vim_train
-from vim_train.config.errors import HungError
+from vim_train.config.errors import HungError, WorkerError
 from vim_train.config.schema import TrainConfig
 from vim_train.data.pool import _start_worker
 from vim_train.data.sources import open_source
@@ -72,7 +72,7 @@ def run(spring: str, cfg: TrainConfig, timeout_s: float) -> None:
 
 def test_a_worker_that_dies_is_named_with_its_image(config: TrainConfig) -> None:
     handler = signal.getsignal(signal.SIGCHLD)
-    with pytest.raises(RuntimeError, match=r"^a data worker died \(out of memory\?\) at image 17; ") as caught:
+    with pytest.raises(WorkerError, match=r"^a data worker died \(out of memory\?\) at image 17; ") as caught:
         run("die", config, timeout_s=1)
     assert "\n" not in str(caught.value)
     assert not multiprocessing.active_children()
@@ -103,6 +103,7 @@ def test_workers_end_with_the_training_process(photo_config: TrainConfig, photo_
     script.write_text(
         "import multiprocessing, os, sys, time\n"
         "import torch\n"
+        "from vim_train.config.errors import WorkerError\n"
         "from vim_train.config.schema import *\n"
         "from vim_train.data.sources import open_source\n"
         "from vim_train.data.stream import TrainStream\n"
@@ -132,7 +133,7 @@ def test_a_worker_whose_training_process_is_gone_says_nothing(capfd: pytest.Capt
     """Its thread that hands images over would print how the connection broke."""
 
     def worker(error: BaseException) -> None:
-        _start_worker(torch.zeros(1, 2, dtype=torch.int64), 0)
+        _start_worker(torch.zeros(1, 2, dtype=torch.int64), 2, os.getppid(), 0)
         sys.excepthook(type(error), error, None)
 
     for error in (ConnectionResetError(104, "reset by peer"), EOFError(), ValueError("of our own making")):
@@ -162,6 +163,7 @@ def test_too_little_shared_memory_is_one_line_with_the_cure(tmp_path: Path) -> N
     script = tmp_path / "train.py"
     script.write_text(
         "import torch\n"
+        "from vim_train.config.errors import WorkerError\n"
         "from vim_train.config.schema import *\n"
         "from vim_train.data.sources import open_source\n"
         "from vim_train.data.stream import TrainStream\n"
@@ -170,7 +172,7 @@ def test_too_little_shared_memory_is_one_line_with_the_cure(tmp_path: Path) -> N
         "cfg.model.in_chans, cfg.data.workers = 1, 2\n"
         "try:\n"
         "    list(TrainStream(open_source(cfg.data, 'train'), cfg, 10, torch.device('cpu')).batches(0, 8))\n"
-        "except RuntimeError as error:\n"
+        "except WorkerError as error:\n"
         "    print(error)\n"
     )
     environ = {**os.environ, "PYTHONPATH": str(Path(vim_train.__file__).parent.parent)}

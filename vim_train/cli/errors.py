@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from vim_train.config.errors import FAILED, HUNG, LOST, HungError, LostRankError, QuietExit, UserError
+from vim_train.config.errors import FAILED, HUNG, LOST, HungError, LostRankError, QuietExit, UserError, WorkerError
 
 DONE = 0
 USER_ERROR = 2
@@ -53,6 +53,8 @@ def _judge(error: Exception) -> tuple[int, str | None]:
         return USER_ERROR, str(error)
     if isinstance(error, HungError):
         return HUNG, str(error)
+    if isinstance(error, WorkerError):
+        return FAILED, str(error)
     if isinstance(error, LostRankError):
         return LOST, f"rank {os.environ.get('RANK', '0')}: {error}"
     if type(error) is ValueError and _raised_by_library(error):

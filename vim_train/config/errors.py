@@ -16,6 +16,10 @@ class UserError(Exception):
         self.table = list(table)
 
 
+class WorkerError(Exception):
+    """A data worker has died or found no memory. One line, exit code FAILED."""
+
+
 class LostRankError(Exception):
     """Another process of the run has ended or does not answer. Exit code LOST, unless a launcher knows a better one."""
 

@@ -24,7 +24,7 @@ from typing import IO, Any
 import torch
 from torch.utils.data import DataLoader, get_worker_info
 
-from vim_train.config.errors import HungError
+from vim_train.config.errors import HungError, WorkerError
 from vim_train.data.fetch import Fetch, Fetched, Request
 
 _POLL_S = 1.0
@@ -47,7 +47,7 @@ class Pool:
 
     Raises (while iterating):
         HungError: all workers were silent for so long.
-        RuntimeError: one line, if a worker died or found no shared memory.
+        WorkerError: if a worker died or found no shared memory.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class Pool:
                 if message is None:
                     raise
             self._kill_workers()
-            raise RuntimeError(message)
+            raise WorkerError(message) from None
 
     def _explain(self, text: str) -> str | None:
         if "exited unexpectedly" in text:

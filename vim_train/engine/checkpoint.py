@@ -203,9 +203,12 @@ def _explain(error: OSError, folder: Path, needed: int) -> str:
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
     try:
-        return f"it takes {needed:,} bytes and {shutil.disk_usage(folder).free:,} are free"
+        free = shutil.disk_usage(folder).free
     except OSError:
         return f"it takes {needed:,} bytes and there is no room"
+    if free < needed:
+        return f"it takes {needed:,} bytes and {free:,} are free"
+    return f"{error.strerror}, though {free:,} bytes are free (no inodes left, or room for this user?)"
 
 
 def _prune(folder: Path, saved: int, keep: int) -> None:
