@@ -45,6 +45,7 @@ native-full: $(INSTALLED) ## Run all tests of the CUDA kernels that need no GPU,
 
 faults: $(INSTALLED) ## Kill runs, break disks and checkpoints, and count what came of it (parts need root)
 	@$(BIN)/python -m pytest $(TOGETHER) tests/faults tests/engine/test_checkpoint_killed.py -m "full or not full" $(ARGS)
+	@$(BIN)/python -m pytest $(TOGETHER) tests/engine -m full --ignore=tests/engine/test_checkpoint_killed.py $(ARGS)
 
 docs: $(INSTALLED) ## Write docs/config.md anew from the schema
 	@$(BIN)/python -m vim_train.config.reference > docs/config.md

@@ -40,7 +40,7 @@ def test_nothing_heavy_is_imported(argv: list[str], code: int, tmp_path: Path) -
         ("vim-train seed=3 ops.tune_malloc=t", "ops.tune_malloc=true"),
         ("vim-train model.pool=n", "model.pool=null"),
         ("vim-train recipe=", "recipe=quickstart recipe=vim_tiny"),
-        ("vim-train optim.grad", "optim.grad_clip_norm="),
+        ("vim-train optim.grad_cl", "optim.grad_clip_norm="),
         ("vim-train sch", "schedule. schedule="),
     ],
 )

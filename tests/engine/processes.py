@@ -16,14 +16,15 @@ TIMELESS = ("kind", "step", "epoch", "train/loss", "train/lr", "train/grad_norm"
 
 def arguments(root: Path, photos: Path, *more: str) -> list[str]:
     """Everything that draws random numbers or keeps state is on, in a model of two narrow blocks."""
-    return [
+    common = [
         "data=folder", f"data.root={photos}", "data.img_size=32", "data.crop_pct=1.0", "data.val_fraction=0.2",
         "data.batch_size=8", "data.lane=4", "data.repeats=2", "data.workers=1", "augment=strong",
         "model.patch_size=8", "model.stride=8", "model.embed_dim=32", "model.depth=2", "model.drop_path_rate=0.2",
         "optim.accumulate=2", "task.label_smoothing=0.1", "ema.decay=0.9",
         "schedule.epochs=20", "schedule.warmup_epochs=1", "checkpoint.every=4st", "logger.every=3st", "eval.every=5ep",
-        "logger.wandb.mode=disabled", "ops.threads=1", f"run.root={root}", "run.name=test", *more,
+        "logger.wandb.mode=disabled", "ops.threads=1", f"run.root={root}", "run.name=test",
     ]  # fmt: skip
+    return last_of_each_key([*common, *more])
 
 
 def last_of_each_key(args: Iterable[str]) -> list[str]:

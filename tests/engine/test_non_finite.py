@@ -20,6 +20,7 @@ def test_all_ranks_stop_at_the_same_step(tmp_path: Path) -> None:
     assert (kept["step"], kept["loss"], kept["world"]) == (4, "nan", 2)
 
 
+@pytest.mark.full
 def test_with_strict_all_ranks_skip_the_same_step(tmp_path: Path) -> None:
     """Each rank has two lanes a step here, so that the seventh loss is of step 3."""
     code, output = finish(start_toy(tmp_path, 2, "nan", 1, 6, keys="strict skip"))

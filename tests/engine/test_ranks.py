@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -60,6 +59,7 @@ def test_stopped_on_two_ranks_and_going_on_alone(tmp_path: Path, photos: Path) -
     assert weights(tmp_path / "test")
 
 
+@pytest.mark.full
 def test_a_full_disk_stops_all_ranks_in_one_line(tmp_path: Path, photos: Path) -> None:
     """The second save finds no room, as something else has filled the disk; rank 0 alone knows."""
     disk = tmp_path / "disk"
@@ -92,42 +92,6 @@ def test_a_full_disk_stops_all_ranks_in_one_line(tmp_path: Path, photos: Path) -
         assert re.search(r"checkpoints: takes [\d,]+ bytes a checkpoint and [\d,]+ are free$", output.strip())
     finally:
         subprocess.run(["umount", "-l", disk], check=True)
-
-
-@pytest.fixture
-def strict(tmp_path: Path, photos: Path) -> Callable[..., Path]:
-    def run(name: str, ranks: int, stop_at: int | None = None) -> Path:
-        keys = ("determinism=strict", "device=cpu", "data.lane=2", "schedule.epochs=6", "eval.every=1ep")
-        gpus = f"gpus={ranks}" if ranks > 1 else "gpus=null"
-        process = start("train", *arguments(tmp_path, photos, *keys, gpus, "optim.accumulate=1", f"run.name={name}"))
-        if stop_at is not None:
-            wait_for_step(tmp_path / name, stop_at, process)
-            process.terminate()
-        code, output = finish(process)
-        assert code == (0 if stop_at is None else 143), output
-        return tmp_path / name
-
-    return run
-
-
-def test_strict_gives_the_same_bits_on_any_number_of_ranks(strict: Callable[..., Path]) -> None:
-    """Also in a run that moves from 4 ranks to 2 and to 1."""
-    one, two = strict("one", 1), strict("two", 2)
-    for ranks, stop_at in ((4, 3), (2, 6), (1, None)):
-        moved = strict("moved", ranks, stop_at)
-    for other in (two, moved):
-        assert weights(other) == weights(one)
-        assert numbers(other) == numbers(one)
-
-
-@pytest.mark.full
-def test_strict_gives_the_same_bits_on_4_ranks(strict: Callable[..., Path]) -> None:
-    one, four = strict("one", 1), strict("four", 4)
-    for ranks, stop_at in ((4, 3), (2, 6), (1, 9), (4, None)):
-        moved = strict("moved", ranks, stop_at)
-    for other in (four, moved):
-        assert weights(other) == weights(one)
-        assert numbers(other) == numbers(one)
 
 
 def test_a_killed_rank_ends_the_run_and_is_named(tmp_path: Path, photos: Path) -> None:

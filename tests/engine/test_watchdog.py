@@ -32,7 +32,9 @@ def test_a_rank_that_does_not_run_hangs_whatever_it_has_told() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("fault", "words"), [("hang", "hung for 8 s"), ("stop", "stopped for 8 s")])
+@pytest.mark.parametrize(
+    ("fault", "words"), [("hang", "hung for 8 s"), pytest.param("stop", "stopped for 8 s", marks=pytest.mark.full)]
+)
 def test_a_rank_that_hangs_is_named_with_all_stacks(tmp_path: Path, fault: str, words: str) -> None:
     code, output = finish(start_toy(tmp_path, 2, fault, 1, 4))
     assert code == 4, output
@@ -48,7 +50,7 @@ def test_a_rank_that_hangs_is_named_with_all_stacks(tmp_path: Path, fault: str, 
     assert "another rank has ended" not in output
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_run_of_one_process_that_hangs_ends_too(tmp_path: Path) -> None:
     code, output = finish(start_toy(tmp_path, 1, "hang", 0, 4))
     assert code == 4, output
