@@ -18,6 +18,8 @@ from forks import Child, Forks, living
 from tracing import traced, wait_until_stopped
 from trials import ALONE, TWO, Kind, command, finish, result, start_ranks, wait_for_save
 
+from vim_train.config.errors import HUNG, LOST
+
 SKIPPED = "metrics"
 """The part of a result that a fault of metrics.jsonl itself takes away."""
 
@@ -278,12 +280,12 @@ def killed_rank_alone(bench: Bench) -> Outcome:
     return Outcome(children[0].text(), code, seconds, sum(map(living, trees)), bench.goes_on(place, TWO))
 
 
-def launched(name: str, fault: Callable[[Child, dict[int, str]], None]) -> Callable[[Bench], Outcome]:
+def launched(name: str, fault: Callable[[Child, dict[int, str]], None], *more: str) -> Callable[[Bench], Outcome]:
     """Two ranks under gpus=2, whose launcher is a child of the server."""
 
     def work(bench: Bench) -> Outcome:
         place = bench.place(name)
-        child = bench.start(place, "gpus=2", kind=TWO)
+        child = bench.start(place, "gpus=2", *more, kind=TWO)
         bench.wait_for_step(place, 2, child)
         tree = child.tree()
         began = time.monotonic()
@@ -299,9 +301,28 @@ def send(number: signal.Signals) -> Callable[[Child, dict[int, str]], None]:
     return lambda child, tree: child.send(number)
 
 
-def kill_rank_1(child: Child, tree: dict[int, str]) -> None:
-    ranks = [pid for pid in tree if b"\0RANK=1\0" in b"\0" + Path(f"/proc/{pid}/environ").read_bytes()]
-    os.kill(min(ranks), signal.SIGKILL)  # its data workers have the same environment, and were started later
+def send_to_rank_1(number: signal.Signals) -> Callable[[Child, dict[int, str]], None]:
+    def work(child: Child, tree: dict[int, str]) -> None:
+        ranks = [pid for pid in tree if b"\0RANK=1\0" in b"\0" + Path(f"/proc/{pid}/environ").read_bytes()]
+        os.kill(min(ranks), number)  # its data workers have the same environment, and were started later
+
+    return work
+
+
+def send_to_worker(number: signal.Signals) -> Callable[[Bench], Outcome]:
+    """The only data worker of a run gets the signal."""
+
+    def work(bench: Bench) -> Outcome:
+        place = bench.place(f"{number.name} to a worker")
+        child = bench.start(place, "data.workers=1", HANG)
+        bench.wait_for_step(place, 2, child)
+        tree = child.tree()
+        began = time.monotonic()
+        os.kill(max(tree), number)
+        code = child.wait()
+        return Outcome(child.text(), code, time.monotonic() - began, living(tree), bench.goes_on(place))
+
+    return work
 
 
 def diverges(bench: Bench) -> Outcome:
@@ -314,7 +335,8 @@ def diverges(bench: Bench) -> Outcome:
 STOPPED = r"{}: saved at step \d+ of 15; the same command goes on from there"
 NOT_SAVED = r"checkpoint \S+step_\d+: not saved: "
 HOST = re.escape(socket.gethostname())
-LOST = "another rank has ended or does not answer"
+HANG = "run.hang_timeout_s=5"
+LEFT = "another rank has ended or does not answer"
 
 ROWS = [
     Row("disk too small", "tmpfs of 1.3 MB, enlarged afterwards",
@@ -346,15 +368,22 @@ ROWS = [
           signalled_rank(number, rank), needs_root=False)
       for number, code in ((signal.SIGTERM, 143), (signal.SIGUSR1, 143), (signal.SIGHUP, 143), (signal.SIGINT, 130))
       for rank in (0, 1)),
-    Row("a rank killed, no launcher", "kill -9 of rank 1 at step 2", LOST, 1, killed_rank_alone, needs_root=False),
+    Row("a rank killed, no launcher", "kill -9 of rank 1 at step 2", LEFT, LOST, killed_rank_alone, needs_root=False),
     *(Row(f"{number.name} to the launcher", "kill at step 2, gpus=2", STOPPED.format(number.name), code,
           launched(number.name, send(number)), needs_root=False)
       for number, code in ((signal.SIGTERM, 143), (signal.SIGUSR1, 143), (signal.SIGHUP, 143), (signal.SIGINT, 130))),
-    Row("the launcher killed", "kill -9 at step 2, gpus=2", STOPPED.format("SIGTERM"), -signal.SIGKILL,
+    Row("the launcher killed", "kill -9 at step 2, gpus=2", STOPPED.format("SIGHUP"), -signal.SIGKILL,
         launched("launcher killed", send(signal.SIGKILL)), needs_root=False),
     Row("a rank killed", "kill -9 of rank 1 at step 2, gpus=2",
         "vim-train: rank 1 was killed by SIGKILL; the others end", 128 + signal.SIGKILL,
-        launched("rank killed", kill_rank_1), needs_root=False),
+        launched("rank killed", send_to_rank_1(signal.SIGKILL)), needs_root=False),
+    Row("a rank stopped", f"SIGSTOP to rank 1 at step 2, gpus=2, {HANG}",
+        r"vim-train: rank 1 stopped for 5 s \(run.hang_timeout_s\), last seen in \w+ at step \d+; stacks: ", HUNG,
+        launched("rank stopped", send_to_rank_1(signal.SIGSTOP), HANG), needs_root=False),
+    Row("a data worker killed", "kill -9 at step 2, data.workers=1", r"a data worker died \(out of memory\?\) at ", 1,
+        send_to_worker(signal.SIGKILL), needs_root=False),
+    Row("a data worker stopped", f"SIGSTOP at step 2, data.workers=1, {HANG}",
+        "(the data workers gave nothing|the run hung) for 5 s", HUNG, send_to_worker(signal.SIGSTOP), needs_root=False),
 ]  # fmt: skip
 
 
