@@ -240,11 +240,11 @@ def test_running_statistics_that_are_not_finite_are_named_and_not_saved(tmp_path
 
 def test_a_disk_without_room_is_told_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = toy_trainer(toy_config(), tmp_path)
-    trainer.check_disk()
+    trainer.saver.check_disk()
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: usage._replace(free=70_000))
     with pytest.raises(CheckpointError, match=r"checkpoints: takes [0-9,]+ bytes a checkpoint and 70,000 are free"):
-        trainer.check_disk()
+        trainer.saver.check_disk()
 
 
 def test_a_read_only_folder_is_told_before_the_first_step(tmp_path: Path) -> None:
@@ -255,7 +255,7 @@ def test_a_read_only_folder_is_told_before_the_first_step(tmp_path: Path) -> Non
         pytest.skip(f"no tmpfs can be mounted here (needs root): {mounted.stderr.strip()}")
     try:
         with pytest.raises(CheckpointError, match=r"checkpoints: cannot be written: Read-only file system"):
-            toy_trainer(toy_config(), tmp_path).check_disk()
+            toy_trainer(toy_config(), tmp_path).saver.check_disk()
     finally:
         subprocess.run(["umount", folder], check=True)
 
@@ -267,7 +267,7 @@ def test_the_room_foreseen_is_that_of_a_checkpoint(tmp_path: Path) -> None:
         cfg.optim.name = name
         trainer = toy_trainer(cfg, tmp_path / name)
         trainer.state.optimizer.add_param_group({"params": [big := torch.nn.Parameter(torch.zeros(300_000))]})
-        foreseen = trainer.bytes_foreseen()
+        foreseen = trainer.saver.bytes_foreseen()
         big.grad = torch.ones_like(big)
         trainer.state.optimizer.step()
         tensors = [value for _, value in leaves(trainer.state.rest()) if isinstance(value, torch.Tensor)]

@@ -1,7 +1,6 @@
 """The training loop, top to bottom."""
 
 import math
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -13,9 +12,8 @@ import torch
 from torch import Tensor
 
 from vim_train.config.durations import to_steps
-from vim_train.config.schema import Determinism, NonFinite, OnError, TrainConfig
+from vim_train.config.schema import Determinism, NonFinite, TrainConfig
 from vim_train.engine import checkpoint
-from vim_train.engine.checkpoint import CheckpointError
 from vim_train.engine.drift import check_replicas
 from vim_train.engine.evaluation import evaluate
 from vim_train.engine.lanes import LaneLoss, strict_gradients
@@ -25,11 +23,11 @@ from vim_train.engine.precision import set_precision
 from vim_train.engine.ranks import Ranks
 from vim_train.engine.replay import BadStep, keep, plain
 from vim_train.engine.reporter import Reporter
+from vim_train.engine.saving import Saver
 from vim_train.engine.schedule import Schedule
 from vim_train.engine.state import DivergedError, TrainState, Window, create_ema, global_norm
 from vim_train.engine.stopping import StopRequest
 from vim_train.engine.task import B, Task
-from vim_train.engine.writer import Outcome, Writer
 
 OVERFLOWS_MAX = 40
 """fp16 overflows in a row that stop a run: halved so often from 2^16, the scale is no longer at fault."""
@@ -65,32 +63,14 @@ class Trainer(Generic[B]):
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.total_steps = self.schedule.total_steps
         self.last_metrics: dict[str, float] = {}
-        self.writer = Writer(self.run_dir, cfg.checkpoint.keep)
-        self.save_failed: CheckpointError | None = None
-        self.best_saved: tuple[float | None, int | None] = None, None
-        self.save_wait = 0.0
+        self.saver = Saver(cfg, self.task, self.state, self.ranks, self.run_dir, self.meta, self.report)
 
     def restore(self, loaded: checkpoint.Loaded) -> None:
         self.state.restore(loaded)
         self.last_metrics = dict(loaded.meta.get("metrics", {}))
-        self.best_saved = self.state.counters.best, self.state.counters.best_step
+        self.saver.restored()
         self.report.load_state(loaded.state["report"])
         self.task.load_state(loaded.state["task"])
-
-    def check_disk(self) -> None:
-        """Raises CheckpointError where no checkpoint could be written; before training."""
-        checkpoint.check_disk(self.run_dir, self.bytes_foreseen())
-
-    def bytes_foreseen(self) -> int:
-        """What a checkpoint will take on the disk, also while the optimiser has no state yet."""
-        model, ema = self.state.weights()
-        optimizer = self.state.optimizer
-        to_come = 0
-        if not optimizer.state:
-            for group in optimizer.param_groups:
-                moments = 2 if "betas" in group else 1 if group.get("momentum") else 0
-                to_come += sum(moments * parameter.nbytes for parameter in group["params"])
-        return checkpoint.bytes_needed([model, ema or {}], self.state.rest()) + to_come
 
     @property
     def finished(self) -> bool:
@@ -107,8 +87,7 @@ class Trainer(Generic[B]):
         try:
             return self._train()
         finally:
-            if (outcome := self.writer.close()) is not None:  # of a run that ends by an exception
-                self._tell_saved(outcome, OnError.warn)
+            self.saver.close()
 
     def _train(self) -> dict[str, float]:
         cfg, state, counters, total = self.cfg, self.state, self.state.counters, self.total_steps
@@ -270,10 +249,10 @@ class Trainer(Generic[B]):
         Raises:
             CheckpointError: a save has failed and the policy is to stop.
         """
-        self._tell_saved(self.writer.poll(), self.cfg.checkpoint.on_error)
-        number = self.ranks.largest(SAVE_FAILED if self.save_failed else self.stop.caught or 0)
+        self.saver.poll()
+        number = self.ranks.largest(SAVE_FAILED if self.saver.failed else self.stop.caught or 0)
         if number == SAVE_FAILED:
-            self._raise_together()
+            self.saver.raise_together()
         if number:
             self.stop.caught = Signals(number)
         return number != 0
@@ -281,9 +260,9 @@ class Trainer(Generic[B]):
     def _log(self, lr: float, meter: Meter) -> None:
         self._tell_notes()
         speed = {"train/images_per_s": meter.images_per_s, "train/data_wait": meter.data_wait}
-        metrics = {**self.state.window.means(), "train/lr": lr, **speed, "train/save_wait": self.save_wait}
+        metrics = {**self.state.window.means(), "train/lr": lr, **speed, "train/save_wait": self.saver.waited_s}
         self.report.train(self.state.counters.step, self._epoch(), metrics)
-        self.state.window, self.save_wait = Window(), 0.0
+        self.state.window, self.saver.waited_s = Window(), 0.0
 
     def _evaluate(self) -> bool:
         """Evaluate raw and averaged weights; True if either is the best so far. A stop request cuts it short."""
@@ -301,70 +280,28 @@ class Trainer(Generic[B]):
         self.last_metrics = metrics
         self.report.eval(counters.step, self._epoch(), metrics)
         score = max(metrics[f"{prefix}/{self.task.headline}"] for prefix in models)
-        counters.best, counters.best_step = self.ranks.once(self._best_saved)
+        counters.best, counters.best_step = self.saver.best()
         if counters.best is not None and score <= counters.best:
             return False
         counters.best, counters.best_step = score, counters.step
         return True
 
-    def _best_saved(self) -> tuple[float | None, int | None]:
-        """The best that is on the disk: one whose save failed has to be beaten by nobody."""
-        self._tell_saved(self.writer.wait(), self.cfg.checkpoint.on_error)
-        return self.state.counters.best, self.state.counters.best_step
-
     def _save(self, best: bool, last: bool) -> None:
-        """Copy the state, to be written while training goes on; the `last` one is durable when this returns.
+        """Save, after a look at whether all ranks hold the same.
 
         Raises:
             CheckpointError: the last one failed, or the one before and the policy is to stop.
         """
-        counters, began = self.state.counters, time.monotonic()
         self.report.phase("saving")
         self._check_drift()
         self._beat("save")
         self._tell_notes()
-        task_state = self.task.state()
-        if self.ranks.first:
-            self._tell_saved(self.writer.wait(), self.cfg.checkpoint.on_error)
-        if self.ranks.first and self.save_failed is None:
-            model, ema = self.state.weights()
-            self.writer.submit(
-                counters.step, model=model, ema=ema, best=best, first=self.report.sync,
-                state=self.state.rest() | {"report": self.report.state(), "task": task_state},
-                meta=self.meta | {"epoch": self._epoch(), "metrics": self.last_metrics},
-            )  # fmt: skip
-        if last:
-            self.ranks.once(lambda: self._tell_saved(self.writer.wait(), OnError.stop))
-            self._raise_together()
-        self.save_wait += time.monotonic() - began
+        self.saver.save(self._epoch(), self.last_metrics, best=best, last=last)
 
     def _check_drift(self) -> None:
+        state = self.state
         if self.cfg.run.drift_every is not None:
-            check_replicas(
-                self.state.model, self.state.ema and self.state.ema.module, self.ranks, self.state.counters.step
-            )
-
-    def _tell_saved(self, outcome: Outcome | None, on_error: OnError) -> None:
-        if outcome is None:
-            return
-        counters = self.state.counters
-        if outcome.error is None:
-            self.report.saved(outcome.step)
-            if outcome.best:
-                self.best_saved = counters.best, counters.best_step
-            return
-        if outcome.best:
-            counters.best, counters.best_step = self.best_saved
-        if on_error is OnError.stop:
-            self.save_failed = outcome.error
-        else:
-            self.report.event(counters.step, str(outcome.error))
-
-    def _raise_together(self) -> None:
-        """Raise the error of a failed save, which only the first rank knows, in all ranks."""
-        error = self.save_failed
-        if found := self.ranks.once(lambda: None if error is None else (error.path, error.reason)):
-            raise CheckpointError(*found)
+            check_replicas(state.model, state.ema and state.ema.module, self.ranks, state.counters.step)
 
     def _beat(self, phase: str) -> None:
         self.ranks.heart.beat(phase, self.state.counters.step)

@@ -127,7 +127,7 @@ def _train(
     }
     trainer = Trainer(cfg, task, schedule, ranks, run.path, meta, report, stop)
     notes += ranks.together(lambda: _resume(cfg, run, trainer))
-    ranks.together(lambda: trainer.check_disk() if ranks.first else None)
+    ranks.together(lambda: trainer.saver.check_disk() if ranks.first else None)
     for note in notes:
         report.event(trainer.state.counters.step, note)
     try:
