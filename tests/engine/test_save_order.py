@@ -35,7 +35,7 @@ def test_all_is_synced_before_it_gets_its_name(tmp_path: Path) -> None:
         os.kill(os.getpid(), signal.SIGSTOP)
         with open(os.devnull, "w") as nowhere:
             trainer = toy_trainer(cfg, run)
-            trainer.report = open_report(cfg, {}, run, console=Console(file=nowhere))
+            trainer.report = trainer.saver.report = open_report(cfg, {}, run, console=Console(file=nowhere))
             trainer.train()
 
     child = spawn(body)

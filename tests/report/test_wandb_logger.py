@@ -213,13 +213,18 @@ def test_hooks_of_wandb_leave_pythons_exit_and_others_stay() -> None:
 
 def test_an_unreachable_server_means_offline_with_one_warning(tmp_path: Path) -> None:
     key = "0123456789abcdef" * 2 + "01234567"
-    server = {"WANDB_API_KEY": key, "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_INIT_TIMEOUT": "1"}
+    server = {
+        "WANDB_API_KEY": key,
+        "WANDB_BASE_URL": "http://127.0.0.1:9",
+        "WANDB_INIT_TIMEOUT": "1",
+        "WANDB_FINISH_TIMEOUT": "90",
+    }
     env = {name: value for name, value in os.environ.items() if name not in ("WANDB_MODE", "WANDB_SILENT")}
     env |= {"PYTHONPATH": str(ROOT), **server}
     run_dir = tmp_path / "run"
     run_dir.mkdir()
     command = [sys.executable, SCRIPT, run_dir, "auto", "0"]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=150)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     warnings = [line for line in done.stdout.splitlines() if "warning" in line]
