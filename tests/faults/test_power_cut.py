@@ -70,7 +70,7 @@ def train(run: Path, told: int, go_on: int) -> None:
     with open(os.devnull, "w") as nowhere:
         report = open_report(config(), {}, run, console=Console(file=nowhere))
         trainer = toy_trainer(config(), run)
-        trainer.report = report
+        trainer.report = trainer.saver.report = report
 
         def saved(step: int) -> None:
             os.write(told, step.to_bytes(4, "little"))
