@@ -25,7 +25,7 @@ POINTS = 5
 
 
 def start(server: Forks, folder: Path, photos: Path) -> Child:
-    child = server.start([*command(folder, photos, ALONE), "data.workers=0"], folder / "output", stopped=True)
+    child = server.start(command(folder, photos, ALONE, "data.workers=0"), folder / "output", stopped=True)
     wait_until_stopped(child.pid)
     return child
 

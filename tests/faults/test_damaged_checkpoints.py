@@ -71,8 +71,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
 def test_vim_train_says_in_one_line_what_it_passed_over(
     server: Forks, folder: Path, photos: Path, count: Callable[[str], None], kind: str
 ) -> None:
-    args, run = command(folder, photos, ALONE), folder / "test"
-    assert server.start(args, folder / "output").wait() == 0, (folder / "output").read_text()
+    run = folder / "test"
+    assert server.start(command(folder, photos, ALONE), folder / "output").wait() == 0, (folder / "output").read_text()
     (run / "summary.json").unlink()  # as if it had been killed before its end
     expected = result(run)
     for case in range(8):
@@ -80,7 +80,7 @@ def test_vim_train_says_in_one_line_what_it_passed_over(
         newest, before = step_dir(copy, 15), step_dir(copy, 14)
         done = MUTATIONS[kind](newest, before, random.Random(f"{kind} {case}"))
         output = folder / f"output {case}"
-        assert server.start([*args, f"run.root={copy.parent}"], output).wait() == 0, (done, output.read_text())
+        assert server.start(command(copy.parent, photos, ALONE), output).wait() == 0, (done, output.read_text())
         text = output.read_text()
         assert "Traceback" not in text, (done, text)
         assert text.count(f"passed over {newest}: ") == 1, (done, text)

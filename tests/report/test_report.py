@@ -40,6 +40,22 @@ def test_a_killed_and_resumed_run_has_the_numbers_of_one_never_killed(make_run: 
     assert summary["wall_time_s"] == pytest.approx(STEPS)
 
 
+def test_an_evaluation_after_the_checkpoint_of_its_step_comes_once(run: Run) -> None:
+    """A run saves before its first evaluation: killed after it, it evaluates again."""
+    report = run.open()
+    run.train(report, 0, 9)
+    state = report.state()
+    report.eval(9, 0, {"eval/top1": 51.0})
+    report.close()
+    again = run.open(resumed_step=9)
+    again.load_state(state)
+    again.start_training(STEPS, STEPS_PER_EPOCH, 9)
+    again.eval(9, 0, {"eval/top1": 51.0})
+    again.close()
+    kinds = [line["kind"] for line in read_metrics(run.run_dir / "metrics.jsonl")]
+    assert kinds == ["train", "eval"]
+
+
 def test_events_are_recorded_with_their_fields(run: Run) -> None:
     report = run.open()
     report.event(0, "a fresh start")

@@ -28,10 +28,20 @@ class MetricsFile:
         """Append one line. Raises OSError (disk full); the file then ends with the line before."""
         record = {"kind": kind, "step": step, "epoch": epoch, "time": round(time.time(), 3), **numbers}
         line = to_json(record).encode() + b"\n"
-        end = os.fstat(self._fd).st_size
+        end = self.size
         if os.write(self._fd, line) != len(line):  # a full disk takes the first part of a line
             os.ftruncate(self._fd, end)
             raise OSError("disk full")
+
+    @property
+    def size(self) -> int:
+        """Bytes of the lines so far."""
+        return os.fstat(self._fd).st_size
+
+    def cut(self, size: int) -> None:
+        """Cut off what was written beyond `size`."""
+        if size < self.size:
+            os.ftruncate(self._fd, size)
 
     def sync(self) -> None:
         """Wait until the lines so far are on the disk."""

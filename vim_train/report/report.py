@@ -164,10 +164,12 @@ class RunReport:
         self._metrics.sync()
 
     def state(self) -> dict[str, object]:
-        return {"seconds": self._seconds}
+        return {"seconds": self._seconds, "metrics_bytes": self._metrics.size}
 
     def load_state(self, state: Mapping[str, object]) -> None:
-        seconds = state.get("seconds")
+        seconds, size = state.get("seconds"), state.get("metrics_bytes")
+        if isinstance(size, int):  # an evaluation at the checkpoint's step, but after it, comes again too
+            self._try("metrics.jsonl", lambda: self._metrics.cut(size))
         self._earlier = float(seconds) if isinstance(seconds, int | float) else 0.0
 
     def finish(self, summary: Mapping[str, object], next_commands: Sequence[str]) -> None:
