@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,11 +14,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import Dataset
 
 import vim_train
 from vim_train.config.errors import HungError, WorkerError
 from vim_train.config.schema import TrainConfig
-from vim_train.data.pool import _start_worker
+from vim_train.data.pool import Pool, _start_worker
 from vim_train.data.sources import open_source
 from vim_train.data.stream import TrainStream
 
@@ -92,6 +94,36 @@ def test_a_worker_that_hangs_is_named_with_its_image_and_stack(config: TrainConf
 def test_a_slow_worker_is_waited_for(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vim_train.data.pool._POLL_S", 0.1)
     run("dawdle", config, timeout_s=30)
+
+
+class Echo(Dataset[int]):
+    """Answers a number with itself."""
+
+    source = None
+
+    def __getitem__(self, number: int) -> int:
+        return number
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_workers_that_are_kept_may_be_late_but_not_stopped(goes_on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two evaluations torch asks them whether they go on."""
+    monkeypatch.setattr("vim_train.data.pool._POLL_S", 0.1)
+    pool = Pool(Echo(), [1, 2, 3], 1, persistent=True, timeout_s=60 if goes_on else 1)  # type: ignore[arg-type]
+    assert list(pool) == [1, 2, 3]
+    [worker] = multiprocessing.active_children()
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGSTOP)
+    if goes_on:
+        waker = threading.Timer(0.5, os.kill, (worker.pid, signal.SIGCONT))
+        waker.start()
+        assert list(pool) == [1, 2, 3]
+        waker.join()
+    else:
+        with pytest.raises(HungError, match=r"^the data workers gave nothing for 1 s "):
+            list(pool)
+    pool.close()
+    assert not multiprocessing.active_children()
 
 
 def test_signals_to_the_group_pass_workers_by(config: TrainConfig) -> None:

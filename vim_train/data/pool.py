@@ -112,10 +112,18 @@ class Pool:
 
     def _start(self) -> Iterator[Fetched]:
         handler = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
-        with warnings.catch_warnings():
-            # More workers than cores is the user's decision; forking beside threads is safe for what workers do.
-            warnings.simplefilter("ignore")
-            iterator: Iterator[Fetched] = iter(self._loader)
+        kept: Any = self._loader._iterator
+        if kept is not None:
+            kept._timeout = self._timeout_s or 0  # torch asks workers that go on to say so, once
+        try:
+            with warnings.catch_warnings():
+                # More workers than cores is the user's decision; forking beside threads is safe for what workers do.
+                warnings.simplefilter("ignore")
+                iterator: Iterator[Fetched] = iter(self._loader)
+        except RuntimeError as error:
+            raise self._failure(error) from None
+        if kept is not None:
+            kept._timeout = self._loader.timeout
         # torch makes SIGCHLD raise wherever the program happens to be. _next finds a dead worker, between two steps.
         if handler is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGCHLD, handler)
@@ -127,18 +135,21 @@ class Pool:
             try:
                 return next(iterator)
             except RuntimeError as error:
-                text = str(error)
-                if "timed out after" in text:
-                    if self._timeout_s is None or time.monotonic() < began + self._timeout_s:
-                        continue
-                    stacks = self._worker_stacks()
-                    self._kill_workers()
-                    raise self._hung(stacks) from None
-                message = self._explain(text)
-                if message is None:
-                    raise
-            self._kill_workers()
-            raise WorkerError(message) from None
+                patient = self._timeout_s is None or time.monotonic() < began + self._timeout_s
+                if patient and "timed out after" in str(error):
+                    continue
+                raise self._failure(error) from None
+
+    def _failure(self, error: RuntimeError) -> Exception:
+        """What torch's error means; the workers have ended."""
+        text = str(error)
+        found: Exception = error
+        if "timed out after" in text:
+            found = self._hung(self._worker_stacks())
+        elif (message := self._explain(text)) is not None:
+            found = WorkerError(message)
+        self._kill_workers()
+        return found
 
     def _explain(self, text: str) -> str | None:
         if "exited unexpectedly" in text:

@@ -45,8 +45,8 @@ def launch(count: int, device: Device, command: Sequence[str]) -> int:
         raise UserError(f"gpus={count}: takes up to {gpus}, the GPUs that torch sees here")
     store = dist.TCPStore(_HOST, 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
     processes = [_start(rank, count, store.port, command) for rank in range(count)]
-    with _passing_signals_on(processes):
-        return _watch(processes)
+    with _passing_signals_on(processes) as passed_on:
+        return _watch(processes, passed_on)
 
 
 def _start(rank: int, count: int, port: int, command: Sequence[str]) -> "subprocess.Popen[bytes]":
@@ -59,9 +59,10 @@ def _start(rank: int, count: int, port: int, command: Sequence[str]) -> "subproc
         "MASTER_PORT": port,
         "TORCHELASTIC_USE_AGENT_STORE": True,  # rank 0 need not open one: ours is there
     }
+    quiet = {"TORCH_CPP_LOG_LEVEL": "ERROR"}  # else a launcher that is killed leaves pages of stacks behind
     return subprocess.Popen(
         command,
-        env={**_threads(count), **os.environ, **{name: str(value) for name, value in place.items()}},
+        env={**_threads(count), **quiet, **os.environ, **{name: str(value) for name, value in place.items()}},
         start_new_session=True,  # Ctrl-C reaches them through us, once
     )
 
@@ -72,25 +73,29 @@ def _threads(count: int) -> Mapping[str, str]:
 
 
 @contextmanager
-def _passing_signals_on(processes: "list[subprocess.Popen[bytes]]") -> Iterator[None]:
+def _passing_signals_on(processes: "list[subprocess.Popen[bytes]]") -> Iterator[list[int]]:
+    """Gives the list of those that have been passed on, which grows."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in numbers}
     if before[signal.SIGHUP] is signal.SIG_IGN:
         del before[signal.SIGHUP]
 
+    passed_on: list[int] = []
+
     def pass_on(number: int, frame: FrameType | None) -> None:
+        passed_on.append(number)
         _send(processes, number)
 
     for number in before:
         signal.signal(number, pass_on)
     try:
-        yield
+        yield passed_on
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _watch(processes: "list[subprocess.Popen[bytes]]") -> int:
+def _watch(processes: "list[subprocess.Popen[bytes]]", passed_on: Sequence[int]) -> int:
     """Wait for all; when one ends badly, say so and end the others.
 
     LOST is the end of a rank that another one has left alone, and may be seen before that one's own.
@@ -110,7 +115,10 @@ def _watch(processes: "list[subprocess.Popen[bytes]]") -> int:
                 lost = True
                 continue
             code = 128 - ended if ended < 0 else ended
-            if ended < 0:
+            if ended < 0 and len(passed_on) > 1 and -ended == passed_on[-1]:
+                _tell(f"left at once, as {signal.Signals(-ended).name} asked again: the newest checkpoint is the last")
+                _send(list(running.values()), signal.SIGKILL)
+            elif ended < 0:
                 _tell(f"rank {rank} was killed by {signal.Signals(-ended).name}; the others end")
                 _send(list(running.values()), signal.SIGTERM)
             elif ended == FAILED:
