@@ -135,6 +135,29 @@ def test_a_damaged_archive_is_named_with_the_byte() -> None:
     assert refusal(SOUND + SOUND).startswith("a.tar: at byte 3,072: an end mark with more data behind it")
 
 
+def test_zeros_in_place_of_the_last_members_are_named_with_the_byte() -> None:
+    """A file of its full length from the first moment on, of which only a part has come."""
+    whole = SOUND[:3072] + tar_of([(f"{i}.jpg", b"c" * 600) for i in range(100)])
+    said = f"a.tar: at byte 1,536: zeros from here on, {len(whole) - 1536:,} bytes to the end: no whole download; fetch"
+    assert refusal(whole[:1536] + bytes(len(whole) - 1536)).startswith(said)
+    assert refusal(whole[:1536] + bytes(70_000) + whole[71_536:]).startswith("a.tar: at byte 1,536: zeros from here on")
+    assert "an end mark with more data behind it" in refusal(whole[:1536] + bytes(1536) + whole[3072:])
+    inner = tar_of([("in.tar", SOUND[:1536] + bytes(100_000))])
+    with pytest.raises(UserError, match=r"at byte 2,048: zeros from here on, 100,000 bytes"):
+        scanned(inner, 512, 512 + 1536 + 100_000)
+
+
+@pytest.mark.parametrize("kib", [1, 10, 63, 64, 128, 256, 512, 1024])
+@pytest.mark.parametrize("left", [0, 512, 1024])
+def test_records_of_any_blocking_factor_are_padding(kib: int, left: int) -> None:
+    """Of the end mark's two blocks, one or both may begin the next record."""
+    record = kib << 10
+    body = tar_of([("a.jpg", b"a" * (2 * record - left - 512))])[: 2 * record - left]
+    data = body + bytes(1024 + -(len(body) + 1024) % record)
+    assert len(data) % record == 0
+    assert scanned(data).names.tolist() == [b"a.jpg"]
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, 3 * 1536 - 1), st.integers(1, 255))
 def test_no_damaged_header_yields_other_members(byte: int, flip: int) -> None:

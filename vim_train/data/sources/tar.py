@@ -26,6 +26,9 @@ _WITHOUT_DATA = frozenset(b"123456")
 """Links, devices, directories and FIFOs."""
 _LONG_NAME, _LONG_LINK, _PAX, _PAX_GLOBAL, _SPARSE = b"LKxgS"
 _LONGEST_RECORD = 1 << 20
+_ANY_RECORD = 64 << 10
+_LONG_RECORDS = tuple(size << 10 for size in (128, 256, 512, 1024))
+_REFETCH = "fetch it again (or, where nothing lacks, repack it)"
 
 Tick = Callable[[int], None]
 """Called now and then with the offset reached."""
@@ -98,7 +101,7 @@ def _walk(fd: int, path: str, start: int, end: int, found: _Found, tick: Tick | 
             size = int(header[124:135], 8) if header[135] in b"\0 " else _number(header[124:136])
         except ValueError:
             if header == _ZERO:
-                return _trailing(fd, path, pos, end)
+                return _trailing(fd, path, start, pos, end)
             try:
                 size = _number(header[124:136])
             except ValueError:
@@ -162,11 +165,18 @@ def _pax(records: bytes, name: bytes | None, size: int | None) -> tuple[bytes | 
     return name, size
 
 
-def _trailing(fd: int, path: str, pos: int, end: int) -> UserError | None:
-    """Behind the end mark there may only be padding: archives put end to end would lose all but the first."""
-    behind = os.pread(fd, min(1 << 16, end - pos), pos)
-    if behind.strip(b"\0"):
-        return _damaged(path, pos, "an end mark with more data behind it; repack the archive")
+def _trailing(fd: int, path: str, start: int, pos: int, end: int) -> UserError | None:
+    """The end mark may have only padding behind it: all else would be lost, were it data or yet to be downloaded.
+
+    Archives end with the record in which their mark ends. Records are 10 KiB unless tar -b says otherwise; those beyond
+    64 KiB are taken as such where the archive's length is a multiple of theirs.
+    """
+    record = max([_ANY_RECORD, *(size for size in _LONG_RECORDS if (end - start) % size == 0)])
+    padded = record + 2 * BLOCK
+    if os.pread(fd, min(padded, end - pos), pos).strip(b"\0"):
+        return _damaged(path, pos, "an end mark with more data behind it; " + _REFETCH)
+    if end - pos > padded:
+        return _damaged(path, pos, f"zeros from here on, {end - pos:,} bytes to the end: no whole download; {_REFETCH}")
     return None
 
 
