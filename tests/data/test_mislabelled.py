@@ -123,3 +123,18 @@ def test_one_split_in_two_forms_is_refused(tmp_path: Path, pictures: Pictures) -
     write_shards(tmp_path, pictures, shards=1)
     (tmp_path / "imagenet1k-train-0000.tar").unlink()
     assert f"validation images in two forms, {tmp_path}/ILSVRC2012_img_val.tar and " in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("where", ["train", "val", "."])
+def test_a_class_that_is_folder_and_tar_may_be_half_unpacked(tmp_path: Path, pictures: Pictures, where: str) -> None:
+    write_folders(tmp_path, pictures)
+    root, folder = (tmp_path / "train",) * 2 if where == "." else (tmp_path, tmp_path / where)
+    (folder / "n02512053.tar").write_bytes(tar_of([("a.JPEG", b"x")]))
+    assert refusal(root) == (
+        f"{folder} holds 1 tar with a folder of the same name: n02512053.tar; which has all the images cannot be told: "
+        "unpack again what may be half unpacked, then move the tars away"
+    )
+    (folder / "n02512053.tar").rename(folder / "n02512054.tar")
+    assert refusal(root) == f"{folder} holds class folders and 1 class tars not yet unpacked: n02512054.tar"
+    (folder / "n02512054.tar").rename(folder / "notes.tar")
+    assert len(opened(root, val_fraction=0.4)) > 0

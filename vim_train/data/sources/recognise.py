@@ -102,17 +102,24 @@ def _train(base: Path, kaggle: bool) -> Iterator[Part]:
 
 
 def _check_unpacked(folder: Path, folders: Sequence[str]) -> None:
-    """Raises UserError: some of the classes are folders, and others still tars."""
-    packed = [name for name in _files(folder) if _WNID_TAR.match(name) and name[:-4] not in folders]
+    """Raises UserError: some of the classes are folders and others still tars, or some both, maybe half unpacked."""
+    tars = {name.removesuffix(".tar"): name for name in _files(folder) if name.endswith(".tar")}
+    packed = [tar for name, tar in tars.items() if _WNID_TAR.match(tar) and name not in folders]
     if packed:
         raise UserError(f"{folder} holds class folders and {len(packed)} class tars not yet unpacked: {some(packed)}")
+    both = [tar for name, tar in tars.items() if name in folders]
+    if both:
+        found = f"{len(both)} tar{'s' * (len(both) > 1)} with a folder of the same name: {some(both)}"
+        cure = "unpack again what may be half unpacked, then move the tars away"
+        raise UserError(f"{folder} holds {found}; which has all the images cannot be told: {cure}")
 
 
 def _val(base: Path, label_folders: Sequence[Path], kaggle: bool) -> Iterator[Part]:
     """Each form that validation images have there."""
     for folder in _val_folders(base):
         labels = find_labels(label_folders)
-        if folders_in(folder):
+        if folders := folders_in(folder):
+            _check_unpacked(folder, folders)
             yield class_folders(folder) if labels is None else agreeing(class_folders(folder), labels)
         elif images_in(folder):
             if labels is None:
@@ -157,10 +164,13 @@ def _sharded(base: Path, split: str) -> Iterator[Part]:
 
 def _unsplit(base: Path) -> Part | None:
     """Images of no split. Beside folders, a stray archive makes no data set, unless it has the name of a class."""
-    tars = _class_tars(base)
+    tars, folders = _class_tars(base), folders_in(base)
     if named := [name for name in tars if _WNID_TAR.match(name)]:
+        if any(_WNID_TAR.match(f"{name}.tar") for name in folders):
+            _check_unpacked(base, folders)
         return class_tars(base, named)
-    if folders_in(base) and not _files(base / "data"):
+    if folders and not _files(base / "data"):
+        _check_unpacked(base, folders)
         return class_folders(base)
     for folder in (base, base / "data"):
         if found := [name for name in _files(folder) if _is_shard(name)]:
@@ -169,7 +179,7 @@ def _unsplit(base: Path) -> Part | None:
             return parquet_shards(folder, _complete(folder, found))
     if tars:
         return class_tars(base, tars)
-    return class_folders(base) if folders_in(base) or images_in(base) else None
+    return class_folders(base) if folders or images_in(base) else None
 
 
 def _train_or_classes(base: Path, train: Part) -> Part:
