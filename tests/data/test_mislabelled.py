@@ -86,21 +86,15 @@ def test_class_folders_and_labels_beside_them_must_agree(tmp_path: Path, picture
     assert opened(tmp_path, "val").fingerprint() == whole
 
 
-@pytest.mark.parametrize("part", [None, "ILSVRC2012_img_val.tar.part"])
-def test_labels_without_their_images_do_not_become_a_split(
-    tmp_path: Path, pictures: Pictures, part: str | None
-) -> None:
+def test_labels_without_their_images_do_not_become_a_split(tmp_path: Path, pictures: Pictures) -> None:
     write_tars(tmp_path, pictures)
-    val, devkit = tmp_path / "ILSVRC2012_img_val.tar", tmp_path / "ILSVRC2012_devkit_t12.tar.gz"
-    val.unlink() if part is None else val.rename(tmp_path / part)
+    devkit = tmp_path / "ILSVRC2012_devkit_t12.tar.gz"
+    (tmp_path / "ILSVRC2012_img_val.tar").unlink()
     for split in ("train", "val"):
         line = refusal(tmp_path, split)
-        assert line.startswith(f"{tmp_path} holds {part or devkit.name}, ")
-        assert "no ILSVRC2012_img_val.tar or val/" in line or "no whole ILSVRC2012_img_val.tar or val/" in line
+        assert line.startswith(f"{tmp_path} holds {devkit.name}, but no ILSVRC2012_img_val.tar or val/; put that there")
         assert "to hold out data.val_fraction of the training images instead, move it away" in line
     devkit.unlink()
-    if part is not None:
-        (tmp_path / part).unlink()
     assert opened(tmp_path, val_fraction=0.4).form.endswith("split by data.val_fraction=0.4")
 
 
@@ -138,3 +132,35 @@ def test_a_class_that_is_folder_and_tar_may_be_half_unpacked(tmp_path: Path, pic
     assert refusal(root) == f"{folder} holds class folders and 1 class tars not yet unpacked: n02512054.tar"
     (folder / "n02512054.tar").rename(folder / "notes.tar")
     assert len(opened(root, val_fraction=0.4)) > 0
+
+
+@pytest.mark.parametrize("suffix", ["part", "partial", "crdownload", "download", "filepart", "tmp", "aria2"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "imagenet1k-train-0000.tar",
+        "imagenet1k-train-0001.tar",
+        "imagenet1k-validation-00.tar",
+        "ILSVRC2012_img_train.tar",
+        "ILSVRC2012_img_val.tar",
+        "ILSVRC2012_devkit_t12.tar.gz",
+        "LOC_val_solution.csv",
+        "n02512053.tar",
+        "data/train-00001-of-00002.parquet",
+    ],
+)
+def test_an_unfinished_download_is_named(tmp_path: Path, name: str, suffix: str) -> None:
+    for split in ("train", "validation"):
+        shard(tmp_path / f"imagenet1k-{split}-00.tar", (b"0", {}), (b"1", {}))
+    part = tmp_path / f"{name}.{suffix}"
+    part.parent.mkdir(exist_ok=True)
+    part.write_bytes(b"")
+    said = f"{part.parent} holds an unfinished download: {part.name}; finish it, or move it away"
+    assert refusal(tmp_path) == refusal(tmp_path, "val") == said
+
+
+def test_downloads_of_other_things_do_not_matter(tmp_path: Path, pictures: Pictures) -> None:
+    write_folders(tmp_path, pictures)
+    for name in ("ILSVRC2012_img_test_v10102019.tar.part", "weights.pth.tmp", "notes.download", "imagenet.tar.partly"):
+        (tmp_path / name).write_bytes(b"")
+    assert (len(opened(tmp_path)), len(opened(tmp_path, "val"))) == (27, 8)

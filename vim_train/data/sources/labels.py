@@ -16,13 +16,13 @@ from vim_train.data.sources.listing import some
 from vim_train.data.sources.matfile import read_table
 
 KAGGLE = "LOC_val_solution.csv"
-_DEVKIT = ("ILSVRC2012_devkit_t12.tar.gz", "ILSVRC2012_devkit_t12.tar", "ILSVRC2012_devkit_t12", "devkit")
+DEVKIT = ("ILSVRC2012_devkit_t12.tar.gz", "ILSVRC2012_devkit_t12.tar", "ILSVRC2012_devkit_t12", "devkit")
 _META, _TRUTH = "meta.mat", "ILSVRC2012_validation_ground_truth.txt"
 _LISTS = ("val_labels.txt", "val_labels.csv", "val.txt", "val.csv", "imagenet_2012_validation_synset_labels.txt")
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ")
 _NAME_HEADINGS = {"filename", "file", "path", "image", "img", "imageid", "image_id", "name", "id"}
 _CLASS_HEADINGS = {"label", "labels", "class", "class_name", "category", "wnid", "synset", "target", "predictionstring"}
-ACCEPTED = f"{_DEVKIT[0]} (or unpacked), {KAGGLE}, or val_labels.txt with lines of `name class`"
+ACCEPTED = f"{DEVKIT[0]} (or unpacked), {KAGGLE}, or val_labels.txt with lines of `name class`"
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def _label_files(folders: Sequence[Path]) -> Iterator[LabelFile]:
         if path.is_file():
             yield LabelFile(KAGGLE, (path,), partial(_kaggle, path))
     for folder in folders:
-        for name in _DEVKIT:
+        for name in DEVKIT:
             path = folder / name
             if path.is_file():
                 yield LabelFile(name, (path,), partial(_devkit_archive, path))
@@ -217,7 +217,7 @@ def _list(path: Path) -> ImageLabels:
         name = f"ILSVRC2012_val_{number:08d}" if alone else words[0]
         label = words[-1].strip()
         if label.isdecimal():
-            cure = f"write class names or wnids, or put the devkit there ({_DEVKIT[0]})"
+            cure = f"write class names or wnids, or put the devkit there ({DEVKIT[0]})"
             raise UserError(f"{path}: line {number}: the number {label} may count by one order or another; {cure}")
         _note(found, path, number, name, label)
     if not found:

@@ -10,10 +10,11 @@ from pathlib import Path
 from vim_train.config.errors import UserError
 from vim_train.data.sources.archives import class_tars, flat_tar, tar_of_tars
 from vim_train.data.sources.folder import agreeing, class_folders, files_in, flat_folder, folders_in, images_in
-from vim_train.data.sources.labels import ACCEPTED, find_labels
+from vim_train.data.sources.labels import ACCEPTED, DEVKIT, KAGGLE, find_labels
 from vim_train.data.sources.listing import Part, some
 from vim_train.data.sources.parquet import parquet_shards
 from vim_train.data.sources.shards import tar_shards
+from vim_train.data.sources.whole import check_downloaded
 
 _TRAIN_TARS = ("ILSVRC2012_img_train.tar", "winter21_whole.tar", "fall11_whole.tar")
 _VAL_TAR = "ILSVRC2012_img_val.tar"
@@ -48,6 +49,8 @@ def recognise(root: Path) -> Layout:
     base = next((root / name for name in _KAGGLE if (root / name).is_dir()), root)
     kaggle = base != root or root.name == "CLS-LOC"
     label_folders = _label_folders(base, root)
+    split_folders = [base / name for names in _SPLITS.values() for name in names]
+    check_downloaded([root, base, base / "data", *split_folders, *label_folders], _is_read)
     train = _only(_train(base, kaggle), "training", base) or _rest(base / "train")
     val = _only(_val(base, label_folders, kaggle), "validation", base) or _rest(_val_folders(base)[0])
     if train is None and val is None:
@@ -186,6 +189,14 @@ def _train_or_classes(base: Path, train: Part) -> Part:
     """Without val/, a folder of that name may be one of the classes."""
     own = folders_in(base / "train")
     return train if own or folders_in(base) == ["train"] else class_folders(base)
+
+
+def _is_read(name: str) -> bool:
+    """Whether a file of this name is an archive, shard or file of labels of some form; not so ImageNet's test set."""
+    of_split = any(re.search(_OF_SPLIT.format("|".join(words)), name, re.IGNORECASE) for words in _SPLITS.values())
+    archive = name in {*_TRAIN_TARS, _VAL_TAR, *DEVKIT, KAGGLE} or bool(_WNID_TAR.match(name))
+    shard = of_split or name.endswith(".parquet") or (_is_shard(name) and not name.startswith("ILSVRC2012_img_test"))
+    return archive or shard
 
 
 def _is_shard(name: str) -> bool:
