@@ -243,3 +243,34 @@ def test_a_link_up_brings_no_images_of_other_classes(photo_root: Path) -> None:
     want = open_source(folder(photo_root), "train").labels.tolist()
     (photo_root / "train" / "fish" / "up").symlink_to("..")
     assert open_source(folder(photo_root), "train").labels.tolist() == want
+
+
+@pytest.mark.parametrize("name", ["train", "val", "validation", "valid"])
+def test_a_split_that_is_no_folder_is_not_taken_as_none(photo_root: Path, name: str) -> None:
+    old = photo_root / ("train" if name == "train" else "val")
+    shutil.rmtree(old)
+    split = photo_root / name
+    for spoil, what in (
+        (lambda: split.write_bytes(b""), "is a file, not a folder of images"),
+        (lambda: split.symlink_to("/nowhere/val"), "is a link to /nowhere/val, which leads nowhere"),
+        (lambda: split.symlink_to(name), f"is a link to {name}, which leads nowhere"),
+    ):
+        spoil()
+        with pytest.raises(UserError) as caught:
+            open_source(folder(photo_root, val_fraction=0.4), "train")
+        assert str(caught.value) == f"{split} {what}; mend or remove it"
+        split.unlink()
+
+
+@pytest.mark.parametrize("direct", [False, True])
+def test_a_class_whose_link_is_broken_is_named(photo_root: Path, direct: bool) -> None:
+    root = photo_root / "train" if direct else photo_root
+    (photo_root / "train" / "about.txt").symlink_to("nowhere.txt")
+    want = open_source(folder(root, val_fraction=0.4), "train").fingerprint()
+    (photo_root / "train" / "whale").symlink_to("/nowhere/whale")
+    with pytest.raises(UserError) as caught:
+        open_source(folder(root, val_fraction=0.4), "train")
+    said = f"{photo_root}/train/whale is a link to /nowhere/whale, which leads nowhere; mend or remove it"
+    assert str(caught.value) == said
+    (photo_root / "train" / "whale").unlink()
+    assert open_source(folder(root, val_fraction=0.4), "train").fingerprint() == want

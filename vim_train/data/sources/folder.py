@@ -1,6 +1,7 @@
 """Loose files: one folder a class, or a flat folder of validation images with a file of labels beside it."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from vim_train.data.sources.listing import LOOSE, Listing, Part, Progress, as_na
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 _EXTENSIONS = tuple(os.fsencode(extension) for extension in EXTENSIONS)
+_SUFFIX = re.compile(r"\.\w{1,5}$")
 _SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test"}
 _THREADS = 8
 """Wait for so many answers of a network file system at a time."""
@@ -127,12 +129,31 @@ def is_image(name: str | bytes) -> bool:
 
 
 def _class_names(base: Path) -> list[str]:
+    _check_links(base)
     classes = folders_in(base)
     if not classes:
         images = images_in(base)
         found = f"{images} images but no class folder" if images else "no class folder and no image"
         raise UserError(f"{base} holds {found}: images belong in one folder a class, as {base.name}/CLASS/image.jpg")
     return classes
+
+
+def _check_links(base: Path) -> None:
+    """Raises UserError: a link beside the class folders leads nowhere, and has not the suffix of a file's name."""
+    dead = [
+        entry.name
+        for entry in entries(base)
+        if entry.is_symlink() and not _SUFFIX.search(entry.name) and not os.path.exists(entry.path)
+    ]
+    if dead:
+        first, *others = sorted(dead)
+        more = f", and {len(others)} more are such" if others else ""
+        raise UserError(f"{base / first} {dead_link(base / first)}{more}; mend or remove it")
+
+
+def dead_link(path: Path) -> str:
+    """What to say of a link whose end is not there."""
+    return f"is a link to {os.readlink(path)}, which leads nowhere"
 
 
 def _listing(classes: list[str], found: list[list[tuple[bytes, int]]], flat: bool = False) -> Listing:

@@ -14,7 +14,7 @@ from vim_train.data.sources.labels import ACCEPTED, DEVKIT, KAGGLE, find_labels
 from vim_train.data.sources.listing import Part, some
 from vim_train.data.sources.parquet import parquet_shards
 from vim_train.data.sources.shards import tar_shards
-from vim_train.data.sources.whole import check_downloaded
+from vim_train.data.sources.whole import check_downloaded, check_folders
 
 _TRAIN_TARS = ("ILSVRC2012_img_train.tar", "winter21_whole.tar", "fall11_whole.tar")
 _VAL_TAR = "ILSVRC2012_img_val.tar"
@@ -49,6 +49,7 @@ def recognise(root: Path) -> Layout:
     base = next((root / name for name in _KAGGLE if (root / name).is_dir()), root)
     kaggle = base != root or root.name == "CLS-LOC"
     label_folders = _label_folders(base, root)
+    check_folders(base / name for name in ("train", *_VAL_FOLDERS))
     split_folders = [base / name for names in _SPLITS.values() for name in names]
     check_downloaded([root, base, base / "data", *split_folders, *label_folders], _is_read)
     train = _only(_train(base, kaggle), "training", base) or _rest(base / "train")
