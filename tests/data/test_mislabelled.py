@@ -2,14 +2,17 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from forms import Pictures, read_pictures, tar_of, write_flat_val, write_folders, write_shards, write_tars
+from forms import Pictures, read_pictures, tar_of, write_flat_val, write_folders, write_kaggle, write_shards, write_tars
 
 from vim_train.config.errors import UserError
 from vim_train.config.schema import DataConfig, DataName
 from vim_train.data.sources import Source, open_source
+
+Write = Callable[[Path, Pictures], None]
 
 
 @pytest.fixture(scope="module")
@@ -164,3 +167,60 @@ def test_downloads_of_other_things_do_not_matter(tmp_path: Path, pictures: Pictu
     for name in ("ILSVRC2012_img_test_v10102019.tar.part", "weights.pth.tmp", "notes.download", "imagenet.tar.partly"):
         (tmp_path / name).write_bytes(b"")
     assert (len(opened(tmp_path)), len(opened(tmp_path, "val"))) == (27, 8)
+
+
+def write_kaggle_beside(root: Path, pictures: Pictures) -> None:
+    write_kaggle(root, pictures)
+    (root / "train" / "run").mkdir(parents=True)
+    (root / "train" / "run" / "log.txt").write_text("no image")
+    assert (len(opened(root)), len(opened(root, "val"))) == (27, 8)
+
+
+@pytest.mark.parametrize("write", [write_folders, write_tars, write_shards])
+def test_kaggles_tree_beside_another_form_is_refused(tmp_path: Path, pictures: Pictures, write: Write) -> None:
+    write_kaggle_beside(tmp_path, pictures)
+    write(tmp_path, pictures)
+    said = f"{tmp_path} holds training images in two forms, {tmp_path}/ILSVRC/Data/CLS-LOC and {tmp_path}/"
+    assert refusal(tmp_path).startswith(said)
+    assert refusal(tmp_path, "val").startswith(said)
+
+
+@pytest.mark.parametrize("write", [write_kaggle_beside, write_folders, write_tars, write_shards])
+def test_class_folders_in_the_root_beside_another_form_are_refused(
+    tmp_path: Path, pictures: Pictures, write: Write
+) -> None:
+    write(tmp_path, pictures)
+    write_folders(tmp_path / "away", pictures)
+    (tmp_path / "away" / "train" / "n02512053").rename(tmp_path / "n02512053")
+    for split in ("train", "val"):
+        line = refusal(tmp_path, split)
+        assert line.startswith(f"{tmp_path} holds training images in two forms, {tmp_path}/")
+        assert " and its class folders n02512053: move one of them away" in line
+
+
+def test_other_folders_beside_the_images_do_not_matter(tmp_path: Path, pictures: Pictures) -> None:
+    """Kaggle's and ImageNet's test sets, figures, annotations by class, and a class with the name of a split."""
+    write_folders(tmp_path, pictures)
+    for split in ("train", "val"):
+        shutil.copytree(tmp_path / split / "n02512053", tmp_path / split / "test")
+        for image in (tmp_path / split / "test").iterdir():
+            image.rename(image.with_stem(f"again_{image.stem}"))
+    image = pictures.train[0].data
+    for name in ("test/a.JPEG", "figures/a.jpg", "README.md", ".git/a.jpg", "extra/n02512053/a.JPEG"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(image)
+    (tmp_path / "n02512053").mkdir()
+    (tmp_path / "n02512053" / "a.xml").write_text("")
+    assert opened(tmp_path).classes == opened(tmp_path, "val").classes
+    assert len(opened(tmp_path).classes) == 5
+
+
+def test_class_folders_beside_val_are_said_to_belong_into_train(tmp_path: Path, pictures: Pictures) -> None:
+    write_folders(tmp_path, pictures)
+    for folder in (tmp_path / "train").iterdir():
+        folder.rename(tmp_path / folder.name)
+    (tmp_path / "train").rmdir()
+    assert refusal(tmp_path).endswith(
+        f"; move its class folders (n02512053, n03743902, n04451818, n04593866) into {tmp_path}/train"
+    )
+    assert len(opened(tmp_path, "val")) == 8

@@ -17,7 +17,7 @@ from vim_train.data.sources.listing import LOOSE, Listing, Part, Progress, as_na
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 _EXTENSIONS = tuple(os.fsencode(extension) for extension in EXTENSIONS)
 _SUFFIX = re.compile(r"\.\w{1,5}$")
-_SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test"}
+SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test"}
 _THREADS = 8
 """Wait for so many answers of a network file system at a time."""
 
@@ -47,11 +47,11 @@ def class_folders(base: Path, form: str = "image folders") -> Part:
 
 def _check_no_splits(base: Path, classes: Sequence[str]) -> None:
     """Raises UserError: splits in place of classes, or above them, would make classes that nobody meant."""
-    splits = [name for name in classes if name.casefold() in _SPLIT_NAMES]
+    splits = [name for name in classes if name.casefold() in SPLIT_NAMES]
     if len(splits) > 1:
         raise UserError(f"{base} has {some(splits)} among its classes; call the splits train and val")
     for name in classes:
-        if len(below := [inner for inner in folders_in(base / name) if inner.casefold() in _SPLIT_NAMES]) > 1:
+        if len(below := [inner for inner in folders_in(base / name) if inner.casefold() in SPLIT_NAMES]) > 1:
             raise UserError(f"{base / name} has {some(below)}: is data.root={base / name} meant?")
 
 

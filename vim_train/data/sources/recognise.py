@@ -48,6 +48,8 @@ def recognise(root: Path) -> Layout:
     """
     base = next((root / name for name in _KAGGLE if (root / name).is_dir()), root)
     kaggle = base != root or root.name == "CLS-LOC"
+    if base != root:
+        _check_alone(base, root)
     label_folders = _label_folders(base, root)
     check_folders(base / name for name in ("train", *_VAL_FOLDERS))
     split_folders = [base / name for names in _SPLITS.values() for name in names]
@@ -69,9 +71,28 @@ def _only(parts: Iterator[Part], images: str, base: Path) -> Part | None:
     """The first of `parts`, if any. Raises UserError: there is another, and which one is meant cannot be told."""
     first, second = next(parts, None), next(parts, None)
     if first is not None and second is not None:
-        found = f"{base} holds {images} images in two forms, {first.where} and {second.where}"
-        raise UserError(f"{found}: move one of them away, or give data.root a folder with links to what is meant")
+        raise UserError(two_forms(base, images, first.where, second.where))
     return first
+
+
+def two_forms(root: Path, images: str, first: Path | str, second: Path | str) -> str:
+    """What is wrong where the same kind of images is there twice, and the cure."""
+    found = f"{root} holds {images} images in two forms, {first} and {second}"
+    return f"{found}: move one of them away, or give data.root a folder with links to what is meant"
+
+
+def _check_alone(base: Path, root: Path) -> None:
+    """Raises UserError: beside Kaggle's tree the root has another form. Folders without images are none."""
+    for split, archives, folders in (("train", _TRAIN_TARS, ["train"]), ("val", (_VAL_TAR,), _VAL_FOLDERS)):
+        others: list[Path | str] = [root / name for name in folders if _holds_images(root / name)]
+        others += [root / name for name in archives if (root / name).is_file()]
+        others += [part.where for part in _sharded(root, split)]
+        if others:
+            raise UserError(two_forms(root, "training" if split == "train" else "validation", base, others[0]))
+
+
+def _holds_images(folder: Path) -> bool:
+    return bool(images_in(folder)) or any(images_in(folder / name) for name in folders_in(folder))
 
 
 def _rest(folder: Path) -> Part | None:

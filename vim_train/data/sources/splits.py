@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,17 +14,18 @@ from vim_train.config.errors import UserError
 from vim_train.config.schema import DataConfig
 from vim_train.data.order import held_out
 from vim_train.data.sources.cache import listing_of, stamp
-from vim_train.data.sources.folder import files_in
+from vim_train.data.sources.folder import SPLIT_NAMES, files_in, folders_in, images_in
 from vim_train.data.sources.indexed import Containers, IndexedSource, TarFiles
 from vim_train.data.sources.listing import Listing, Part, Progress, fingerprint, select, some, with_classes
 from vim_train.data.sources.numbering import same_numbering
 from vim_train.data.sources.parquet import ParquetFiles
-from vim_train.data.sources.recognise import recognise
+from vim_train.data.sources.recognise import recognise, two_forms
 
 EXPORT_MARK = ".export.json"
 """What `vim-data export` says of a folder that it wrote."""
 UNFINISHED = ".export.unfinished"
 """Lies in such a folder until everything is there."""
+_WNID = re.compile(r"n\d{8}")
 _ALLOW = "data.allow_empty_classes=true accepts that"
 
 
@@ -40,18 +42,22 @@ def open_split(root: Path, data: DataConfig, split: str, progress: Progress, ref
         if split == "train":
             packed = [name for name in files_in(root) if "train" in name and name.endswith((".gz", ".tgz", ".tar"))]
             more = f"; {some(packed)} is not read: takes ILSVRC2012_img_train.tar, not compressed" if packed else ""
+            if stray := _stray(root, layout.val, _classes(layout.val, progress)):
+                more = f"; move its class folders ({some(stray)}) into {root / 'train'}"
             raise UserError(f"{layout.val.where} is for validation, and {root} has no training images beside it{more}")
         listing, digest = listing_of(layout.val, progress, refresh)
         _check_empty(data, layout.val, listing)
         return _source(layout.val, listing, digest, data)
     if layout.val is None:
         listing, _ = listing_of(layout.train, progress, refresh)
+        _check_alone(root, layout.train, listing.classes)
         _check_empty(data, layout.train, listing)
         kept = _held_out(layout.train, listing, data, split)
         part = replace(layout.train, form=f"{layout.train.form} split by data.val_fraction={data.val_fraction}")
         return _source(part, kept, fingerprint(kept), data)
     part = layout.train if split == "train" else layout.val
     names = _compare(layout.train, layout.val, data, progress)
+    _check_alone(root, layout.train, names)
     listing, digest = listing_of(part, progress, refresh)
     if split == "val":
         moved = with_classes(_renamed(part, listing, layout.train, progress), names)
@@ -59,6 +65,20 @@ def open_split(root: Path, data: DataConfig, split: str, progress: Progress, ref
             listing, digest = moved, fingerprint(moved)
     _check_empty(data, part, listing)
     return _source(part, listing, digest, data)
+
+
+def _check_alone(root: Path, part: Part, classes: Sequence[str]) -> None:
+    """Raises UserError: the root has class folders of its own, too."""
+    if stray := _stray(root, part, classes):
+        raise UserError(two_forms(root, "training", part.where, f"its class folders {some(stray)}"))
+
+
+def _stray(root: Path, part: Part, classes: Sequence[str]) -> list[str]:
+    """Folders of images in the root that are called as a class is, where `part` is not made of them."""
+    if part.folder == root and not part.files:
+        return []
+    own = [name for name in folders_in(root) if name.casefold() not in SPLIT_NAMES]
+    return [name for name in own if (name in classes or _WNID.fullmatch(name)) and images_in(root / name)]
 
 
 def _source(part: Part, listing: Listing, digest: str, data: DataConfig) -> IndexedSource:
