@@ -234,5 +234,5 @@ def test_shards_may_lie_in_folders_of_the_splits(roots: dict[str, Path], tmp_pat
 def test_classes_half_unpacked_are_refused(roots: dict[str, Path], tmp_path: Path) -> None:
     root = Path(shutil.copytree(roots["folders"], tmp_path / "folders"))
     (root / "train" / "n00000001.tar").write_bytes(b"")
-    with pytest.raises(UserError, match=r"train holds class folders and 1 class tars not yet unpacked: n00000001.tar"):
+    with pytest.raises(UserError, match=r"train holds class folders and 1 class tar not yet unpacked: n00000001.tar"):
         opened(root, "train")

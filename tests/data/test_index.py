@@ -317,9 +317,9 @@ def test_tars_without_labels_are_one_line(pictures: Pictures, tars: Path) -> Non
 def test_a_devkit_of_other_images_is_one_line(tars: Path) -> None:
     ids = {"n04593866": 1, "n02512053": 2, "n04451818": 3, "n03743902": 4}
     write_devkit(tars / "ILSVRC2012_devkit_t12.tar.gz", ids, [1, 2, 3, 4, 1, 2, 3])
-    assert "has no label for 1 images of" in refusal(tars, "val")
+    assert "has no label for 1 image of" in refusal(tars, "val")
     write_devkit(tars / "ILSVRC2012_devkit_t12.tar.gz", ids, [1, 2, 3, 4, 1, 2, 3, 4, 1])
-    assert "lacks 1 images that" in refusal(tars, "val")
+    assert "lacks 1 image that" in refusal(tars, "val")
     ids["n00000001"] = 5
     write_devkit(tars / "ILSVRC2012_devkit_t12.tar.gz", ids, [1, 2, 3, 4, 1, 2, 3, 5])
     assert "has classes that" in refusal(tars, "train")

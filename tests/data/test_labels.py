@@ -196,6 +196,19 @@ def test_a_line_without_a_name_and_a_class_is_shown_one(tmp_path: Path, text: st
     assert refusal(tmp_path) == f"{tmp_path}/val_labels.txt: {what}; {takes}"
 
 
+@pytest.mark.parametrize("separator", ["\t", ",", " , ", " \t "])
+def test_a_name_may_hold_blanks_where_each_line_has_one_tab_or_comma(tmp_path: Path, separator: str) -> None:
+    names = ["my bird 1.jpg", "b.JPEG", "c (2).webp"]
+    text = "".join(f"{name}{separator}grade {i}\n" for i, name in enumerate(names))
+    (tmp_path / "val_labels.txt").write_text(f"# of mine, all\n{text}")
+    assert labels(tmp_path).of == {b"my bird 1": "grade 0", b"b": "grade 1", b"c (2)": "grade 2"}
+
+
+def test_a_comma_of_each_class_is_no_separator(tmp_path: Path) -> None:
+    (tmp_path / "val_labels.txt").write_text("a.jpg shark, white\nb.jpg shark, blue\n")
+    assert labels(tmp_path).of == {b"a": "shark, white", b"b": "shark, blue"}
+
+
 def test_a_class_may_hold_blanks_commas_and_numbers(tmp_path: Path) -> None:
     (tmp_path / "val_labels.txt").write_text("a.jpg grade 1\nb.jpg grade 2\nc.jpg shark, great white, 7\n")
     assert labels(tmp_path).of == {b"a": "grade 1", b"b": "grade 2", b"c": "shark, great white, 7"}

@@ -132,7 +132,7 @@ def test_a_class_that_is_folder_and_tar_may_be_half_unpacked(tmp_path: Path, pic
         "unpack again what may be half unpacked, then move the tars away"
     )
     (folder / "n02512053.tar").rename(folder / "n02512054.tar")
-    assert refusal(root) == f"{folder} holds class folders and 1 class tars not yet unpacked: n02512054.tar"
+    assert refusal(root) == f"{folder} holds class folders and 1 class tar not yet unpacked: n02512054.tar"
     (folder / "n02512054.tar").rename(folder / "notes.tar")
     assert len(opened(root, val_fraction=0.4)) > 0
 
@@ -174,6 +174,14 @@ def write_kaggle_beside(root: Path, pictures: Pictures) -> None:
     (root / "train" / "run").mkdir(parents=True)
     (root / "train" / "run" / "log.txt").write_text("no image")
     assert (len(opened(root)), len(opened(root, "val"))) == (27, 8)
+
+
+def test_kaggles_labels_may_lie_in_ilsvrc(tmp_path: Path, pictures: Pictures) -> None:
+    write_kaggle(tmp_path, pictures)
+    want = opened(tmp_path, "val").fingerprint()
+    (tmp_path / "LOC_val_solution.csv").rename(tmp_path / "ILSVRC" / "LOC_val_solution.csv")
+    for root in (tmp_path, tmp_path / "ILSVRC", tmp_path / "ILSVRC" / "Data" / "CLS-LOC"):
+        assert opened(root, "val").fingerprint() == want
 
 
 @pytest.mark.parametrize("write", [write_folders, write_tars, write_shards])

@@ -12,7 +12,7 @@ import numpy as np
 
 from vim_train.config.errors import UserError
 from vim_train.data.sources.labels import ImageLabels, LabelFile, stem
-from vim_train.data.sources.listing import LOOSE, Listing, Part, Progress, as_names, some, stems
+from vim_train.data.sources.listing import LOOSE, Listing, Part, Progress, as_names, count_of, some, stems
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 _EXTENSIONS = tuple(os.fsencode(extension) for extension in EXTENSIONS)
@@ -94,8 +94,9 @@ def agreeing(part: Part, labels: LabelFile) -> Part:
         if unlike:
             name, here, there = unlike[0]
             how = f"{name} is {here} in the one and {there} in the other"
-            images = f"{len(unlike)} image{'s' * (len(unlike) > 1)}"
-            raise UserError(f"{part.where} and {known.where} differ in {images}: {how}; remove the wrong one")
+            raise UserError(
+                f"{part.where} and {known.where} differ in {count_of(unlike, 'image')}: {how}; remove the wrong one"
+            )
         return found
 
     return replace(part, listing=listing)
@@ -105,10 +106,10 @@ def check_labels(where: str, names: Sequence[bytes], known: ImageLabels) -> None
     """Raises UserError: images of `where`, by base name without suffix, are not those that have labels."""
     bare = sorted(os.fsdecode(name) for name in set(names) - known.of.keys())
     if bare:
-        raise UserError(f"{known.where} has no label for {len(bare)} images of {where}: {some(bare)}")
+        raise UserError(f"{known.where} has no label for {count_of(bare, 'image')} of {where}: {some(bare)}")
     absent = sorted(os.fsdecode(name) for name in known.of.keys() - set(names))
     if absent:
-        raise UserError(f"{where} lacks {len(absent)} images that {known.where} has labels for: {some(absent)}")
+        raise UserError(f"{where} lacks {count_of(absent, 'image')} that {known.where} has labels for: {some(absent)}")
 
 
 def folders_in(base: Path) -> list[str]:

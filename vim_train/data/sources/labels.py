@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from vim_train.config.errors import UserError
-from vim_train.data.sources.listing import some
+from vim_train.data.sources.listing import count_of, some
 from vim_train.data.sources.matfile import read_table
 
 KAGGLE = "LOC_val_solution.csv"
@@ -88,8 +88,9 @@ def _agreed(found: Sequence[LabelFile]) -> ImageLabels:
         if unlike:
             name = unlike[0]
             how = f"{os.fsdecode(name)} is {first.of[name]} in the one and {other.of[name]} in the other"
-            images = f"{len(unlike)} image{'s' * (len(unlike) > 1)}"
-            raise UserError(f"{first.where} and {other.where} differ in {images}: {how}; remove the wrong one")
+            raise UserError(
+                f"{first.where} and {other.where} differ in {count_of(unlike, 'image')}: {how}; remove the wrong one"
+            )
     return first
 
 
@@ -198,11 +199,9 @@ def _list(path: Path) -> ImageLabels:
     """Lines of a name and a class, or one wnid a line in the order of ImageNet's validation images."""
     found: dict[bytes, str] = {}
     lines = _lines(path)
-    rows = [
-        (number, [word for word in re.split(r"[\s,]+", line.strip(), maxsplit=1) if word])
-        for number, line in enumerate(lines, 1)
-        if line.strip() and not line.startswith("#")
-    ]
+    kept = {i: line.strip() for i, line in enumerate(lines, 1) if line.strip() and not line.startswith("#")}
+    separator = _separator(list(kept.values()))
+    rows = [(i, [word for word in re.split(separator, line, maxsplit=1) if word]) for i, line in kept.items()]
     if rows and _is_heading([words for _, words in rows]):
         number = rows[0][0]
         line = lines[number - 1].strip()
@@ -224,6 +223,18 @@ def _list(path: Path) -> ImageLabels:
         raise UserError(f"{path} names no image; takes lines of a name and a class")
     where = f"{path} (a wnid a line, for ImageNet's images in their order)" if alone else str(path)
     return ImageLabels(where, sorted(set(found.values())), found)
+
+
+def _separator(lines: Sequence[str]) -> str:
+    """What stands behind a name: each line's only tab, or only comma behind a suffix; else the first blank or comma.
+
+    A class may hold commas, too, `a.jpg shark, white`.
+    """
+    if all(re.fullmatch(r"[^\t]+\t[^\t]+", line) for line in lines):
+        return r" *\t *"
+    if all(re.fullmatch(r"[^,]*\.\w{2,5} *,[^,]+", line) for line in lines):
+        return r" *, *"
+    return r"[\s,]+"
 
 
 def _check_columns(path: Path, lines: Sequence[str], rows: list[tuple[int, list[str]]]) -> None:

@@ -140,3 +140,8 @@ def as_names(names: Sequence[bytes]) -> NDArray[np.bytes_]:
 def some(names: Sequence[str], limit: int = 5) -> str:
     """The first of `names`, and how many there are more."""
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def count_of(things: Sequence[object], what: str) -> str:
+    """How many there are: `1 image`, `2 images`."""
+    return f"{len(things)} {what}{'s' * (len(things) != 1)}"

@@ -11,7 +11,7 @@ from vim_train.config.errors import UserError
 from vim_train.data.sources.archives import class_tars, flat_tar, tar_of_tars
 from vim_train.data.sources.folder import agreeing, class_folders, files_in, flat_folder, folders_in, images_in
 from vim_train.data.sources.labels import ACCEPTED, DEVKIT, KAGGLE, find_labels
-from vim_train.data.sources.listing import Part, some
+from vim_train.data.sources.listing import Part, count_of, some
 from vim_train.data.sources.parquet import parquet_shards
 from vim_train.data.sources.shards import tar_shards
 from vim_train.data.sources.whole import check_downloaded, check_folders
@@ -131,10 +131,12 @@ def _check_unpacked(folder: Path, folders: Sequence[str]) -> None:
     tars = {name.removesuffix(".tar"): name for name in _files(folder) if name.endswith(".tar")}
     packed = [tar for name, tar in tars.items() if _WNID_TAR.match(tar) and name not in folders]
     if packed:
-        raise UserError(f"{folder} holds class folders and {len(packed)} class tars not yet unpacked: {some(packed)}")
+        raise UserError(
+            f"{folder} holds class folders and {count_of(packed, 'class tar')} not yet unpacked: {some(packed)}"
+        )
     both = [tar for name, tar in tars.items() if name in folders]
     if both:
-        found = f"{len(both)} tar{'s' * (len(both) > 1)} with a folder of the same name: {some(both)}"
+        found = f"{count_of(both, 'tar')} with a folder of the same name: {some(both)}"
         cure = "unpack again what may be half unpacked, then move the tars away"
         raise UserError(f"{folder} holds {found}; which has all the images cannot be told: {cure}")
 
@@ -166,9 +168,9 @@ def _val_folders(base: Path) -> list[Path]:
 
 
 def _label_folders(base: Path, root: Path) -> list[Path]:
-    """Where a file of labels may lie: beside the images, in the root, and beside Kaggle's ILSVRC/."""
+    """Where a file of labels may lie: beside the images, in the root, and in Kaggle's ILSVRC/ or beside it."""
     above = [root.parent] if root.name == "ILSVRC" else list(root.parents[1:3]) if root.name == "CLS-LOC" else []
-    return [base / "val", base, root, *above]
+    return [base / "val", base, root, *([base.parents[1]] if base != root else []), *above]
 
 
 def _sharded(base: Path, split: str) -> Iterator[Part]:
