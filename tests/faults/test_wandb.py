@@ -29,7 +29,7 @@ def start(photos: Path, tmp_path: Path) -> Start:
     ) -> subprocess.Popen[str]:
         code = f"{first}\nfrom vim_train.cli.train import main\nmain()"
         run = arguments(tmp_path / root, photos, f"logger.wandb.mode={mode}", *more)
-        ours = {name: value for name, value in os.environ.items() if name != "WANDB_MODE"}
+        ours = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
         return subprocess.Popen(
             [*prefix, sys.executable, "-c", code, *run], env=ours | {"WANDB_FINISH_TIMEOUT": "3"} | env, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

@@ -219,7 +219,7 @@ def test_an_unreachable_server_means_offline_with_one_warning(tmp_path: Path) ->
         "WANDB_INIT_TIMEOUT": "1",
         "WANDB_FINISH_TIMEOUT": "90",
     }
-    env = {name: value for name, value in os.environ.items() if name not in ("WANDB_MODE", "WANDB_SILENT")}
+    env = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
     env |= {"PYTHONPATH": str(ROOT), **server}
     run_dir = tmp_path / "run"
     run_dir.mkdir()

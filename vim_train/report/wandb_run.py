@@ -8,7 +8,6 @@ import os
 import re
 import secrets
 import sys
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -23,7 +22,6 @@ from vim_train.report.text import one_line
 _INIT_TIMEOUT = 10.0  # seconds; W&B's own 90 would keep the lines of a short run from being written
 _OFFLINE_TIMEOUT = 90.0  # only a busy machine needs them
 _FINISH_TIMEOUT = 20.0  # W&B would wait for ever, a batch system after SIGTERM some 30 seconds
-_ID_TRIES = 30
 _FLUSH = "x_transaction_log_flush_interval"
 _ENVIRONMENT_MODES = {
     "online": WandbMode.online, "run": WandbMode.online, "shared": WandbMode.online,
@@ -56,30 +54,17 @@ def start(cfg: WandbConfig, run_dir: Path, config: Mapping[str, object], offline
                 return _init("online", cfg, run_dir, config)
             except Exception as error:
                 offline(one_line(error))
-                leave()
-                return _offline_after(cfg, run_dir, config)
+                leave()  # else the offline run finds its id in use
         else:
             offline("no key is set; `wandb login` sets one")  # W&B would ask for it and wait
     return _init("offline", cfg, run_dir, config)
 
 
-def _offline_after(cfg: WandbConfig, run_dir: Path, config: Mapping[str, object]) -> Any:
-    """Start offline after a failed online start, which on a busy machine keeps the id in use for some seconds."""
-    for _ in range(_ID_TRIES):
-        try:
-            return _init("offline", cfg, run_dir, config)
-        except Exception as error:
-            if "in use" not in str(error):
-                raise
-            leave()
-            time.sleep(1)
-    return _init("offline", cfg, run_dir, config)
-
-
 def leave() -> None:
     """Give up a run that failed, so that nothing of it happens when Python exits."""
-    with suppress(Exception):
+    with suppress(Exception, SystemExit):
         sys.modules["wandb"].teardown(1)
+    os.environ.pop("WANDB_SERVICE", None)  # another program's: the next run gets a process of its own
     forget()
 
 
