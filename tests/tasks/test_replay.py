@@ -104,6 +104,14 @@ def test_what_is_missing_is_one_line(kept: tuple[Path, BadStep], tmp_path: Path)
         assert "\n" not in str(caught.value)
 
 
+def test_a_kept_step_holds_no_keys_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_PASSWORD", "canary-of-the-replay")
+    cfg = TrainConfig()
+    cfg.logger.wandb.tags = ["of-canary-of-the-replay"]
+    assert "canary" not in str(plain(cfg))
+    assert "of-***" in str(plain(cfg))
+
+
 def test_the_first_module_that_goes_wrong_is_named() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2), nn.ReLU()), nn.Linear(2, 2))
     with torch.no_grad():

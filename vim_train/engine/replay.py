@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from vim_train.config.errors import UserError
+from vim_train.config.redact import find_secrets, redact
 from vim_train.config.schema import TrainConfig
 from vim_train.engine.durable import PARTIAL, HashedFile, make_dir, write_text
 from vim_train.engine.weights import write_weights
@@ -46,10 +47,10 @@ class BadStep:
 
 
 def plain(cfg: TrainConfig) -> dict[str, Any]:
-    """A configuration in plain containers."""
+    """A configuration in plain containers, as it may be written."""
     container = OmegaConf.to_container(OmegaConf.structured(cfg), enum_to_str=True)
     assert isinstance(container, dict)
-    return {str(key): value for key, value in container.items()}
+    return redact({str(key): value for key, value in container.items()}, find_secrets())
 
 
 def keep(run_dir: Path, bad: BadStep, weights: Mapping[str, Tensor]) -> Path | None:

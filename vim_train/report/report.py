@@ -9,13 +9,13 @@ from typing import Protocol
 from rich.console import Console
 
 from vim_train.config.errors import UserError
+from vim_train.config.redact import find_secrets, redact
 from vim_train.config.schema import TrainConfig
 from vim_train.report import text
 from vim_train.report.jsonl import MetricsFile, read_metrics
 from vim_train.report.plain import LogScreen
 from vim_train.report.plots import draw_curves
 from vim_train.report.progress import Evaluation, Progress
-from vim_train.report.redact import find_secrets, redact
 from vim_train.report.screen import Screen, open_screen
 from vim_train.report.summary import versions, write_summary
 from vim_train.report.wandb_logger import WandbLogger

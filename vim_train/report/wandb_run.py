@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from vim_train.config.redact import find_secrets, redact
 from vim_train.config.schema import WandbConfig, WandbMode
-from vim_train.report.redact import find_secrets, redact
 from vim_train.report.summary import write_whole
 from vim_train.report.text import one_line
 

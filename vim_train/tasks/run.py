@@ -18,6 +18,7 @@ from vim_train.config.checks import peak_lr
 from vim_train.config.compose import Plain
 from vim_train.config.differences import allowed
 from vim_train.config.errors import DIVERGED, FAILED, UserError
+from vim_train.config.redact import find_secrets, redact
 from vim_train.config.schema import TrainConfig
 from vim_train.data.batch import Batch
 from vim_train.data.sources.classes import difference
@@ -33,7 +34,6 @@ from vim_train.engine.setup import choose_device, configure_torch
 from vim_train.engine.state import DivergedError
 from vim_train.engine.stopping import StopRequest, stop_on_signals
 from vim_train.engine.watchdog import Watchdog
-from vim_train.report.redact import find_secrets, redact
 from vim_train.report.report import NullReport, Report, open_report
 from vim_train.report.summary import versions
 from vim_train.tasks.classification import Classification

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vim_train.report.redact import find_secrets, redact
+from vim_train.config.redact import find_secrets, redact
 
 
 @pytest.mark.parametrize(
