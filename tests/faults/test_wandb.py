@@ -108,10 +108,11 @@ def test_a_core_that_is_killed_or_hangs(start: Start, without: Path, tmp_path: P
     core = core_of(process)
     try:
         os.kill(core, number)
-        code, shown = finish(process)
+        process.wait(300)  # not for the end of its output, which the core holds open
     finally:
         if number is signal.SIGSTOP:
             os.kill(core, signal.SIGKILL)
+    code, shown = finish(process)
     assert code == 0
     (warning,) = warnings_in(shown)
     assert warning.startswith("warning: W&B is ")
@@ -158,16 +159,23 @@ def test_online_without_a_key_asks_nobody(start: Start, without: Path, tmp_path:
     assert same(tmp_path / "run" / "test", without)
 
 
+def wait_for_files(run: Path, count: int) -> None:
+    deadline = time.monotonic() + 120
+    while len(list(run.glob("wandb/offline-run-*/run-*.wandb"))) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_a_run_killed_twice_is_one_run_without_gaps(start: Start, tmp_path: Path) -> None:
     run = tmp_path / "run" / "test"
     long = ("logger.every=1st", "schedule.epochs=300")
     process = start("run", "offline", *long, "checkpoint.every=300ep", "eval.every=300ep")
-    core_of(process)
+    wait_for_files(run, 1)
     wait_for_step(run, 10, process)
     process.kill()  # before the first checkpoint
     finish(process)
     process = start("run", "offline", *long, "eval.every=300ep")
-    core_of(process)
+    wait_for_files(run, 2)
     wait_for_step(run, 40, process)
     process.kill()
     finish(process)
