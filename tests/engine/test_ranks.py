@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from disks import tmpfs
 from processes import arguments, finish, last_of_each_key, metrics, numbers, start, wait_for_step, weights
 
 from vim_train.engine.checkpoint import latest
@@ -62,12 +63,7 @@ def test_stopped_on_two_ranks_and_going_on_alone(tmp_path: Path, photos: Path) -
 @pytest.mark.full
 def test_a_full_disk_stops_all_ranks_in_one_line(tmp_path: Path, photos: Path) -> None:
     """The second save finds no room, as something else has filled the disk; rank 0 alone knows."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk], capture_output=True, text=True)
-    if mounted.returncode != 0:
-        pytest.skip(f"no tmpfs can be mounted here (needs root): {mounted.stderr.strip()}")
-    try:
+    with tmpfs(tmp_path / "disk", "size=8m") as disk:
         keys = ("checkpoint.on_error=stop", "checkpoint.every=4st", "eval.every=20ep", *TWO)
         process = start("train", *arguments(disk, photos, *keys))
         while process.poll() is None and not list(disk.glob("test/checkpoints/step_*")):
@@ -90,8 +86,6 @@ def test_a_full_disk_stops_all_ranks_in_one_line(tmp_path: Path, photos: Path) -
         code, output = finish(start("train", *arguments(disk, photos, *keys)))
         assert code == 2, output
         assert re.search(r"checkpoints: takes [\d,]+ bytes a checkpoint and [\d,]+ are free$", output.strip())
-    finally:
-        subprocess.run(["umount", "-l", disk], check=True)
 
 
 def test_a_killed_rank_ends_the_run_and_is_named(tmp_path: Path, photos: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from disks import tmpfs
 from omegaconf import OmegaConf
 from saving import save, spawn, wait
 
@@ -287,19 +288,12 @@ def test_a_file_in_place_of_the_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("started", [True, False])
 def test_a_read_only_file_system(tmp_path: Path, started: bool) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "tmpfs", disk], capture_output=True, text=True)
-    if mounted.returncode != 0:
-        pytest.skip(f"no tmpfs can be mounted here (needs root): {mounted.stderr.strip()}")
-    try:
+    with tmpfs(tmp_path / "disk") as disk:
         if started:
             start(disk)
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
         with refused(f"run.root={disk}: cannot use {disk}/x", os.strerror(errno.EROFS)):
             start(disk)
-    finally:
-        subprocess.run(["umount", disk], check=True)
 
 
 # --- one process a folder

@@ -3,7 +3,6 @@
 import errno
 import os
 import shutil
-import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from disks import tmpfs
 from saving import META, holds, names, weights
 from toy import toy_config, toy_trainer
 
@@ -248,16 +248,9 @@ def test_a_disk_without_room_is_told_before_the_first_step(tmp_path: Path, monke
 
 
 def test_a_read_only_folder_is_told_before_the_first_step(tmp_path: Path) -> None:
-    folder = tmp_path / "checkpoints"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", folder], capture_output=True, text=True)
-    if mounted.returncode != 0:
-        pytest.skip(f"no tmpfs can be mounted here (needs root): {mounted.stderr.strip()}")
-    try:
-        with pytest.raises(CheckpointError, match=r"checkpoints: cannot be written: Read-only file system"):
-            toy_trainer(toy_config(), tmp_path).saver.check_disk()
-    finally:
-        subprocess.run(["umount", folder], check=True)
+    told = pytest.raises(CheckpointError, match=r"checkpoints: cannot be written: Read-only file system")
+    with tmpfs(tmp_path / "checkpoints", "ro"), told:
+        toy_trainer(toy_config(), tmp_path).saver.check_disk()
 
 
 def test_the_room_foreseen_is_that_of_a_checkpoint(tmp_path: Path) -> None:
