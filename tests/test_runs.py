@@ -71,7 +71,7 @@ def test_vim_eval_repeats_the_best_evaluation(whole: Path, tmp_path: Path) -> No
     found = json.loads(out.read_text())
     evaluations = {line["step"]: line for line in numbers(whole) if line["kind"] == "eval"}
     expected = evaluations[found["step"]]
-    for which, prefix in (("raw", "eval"), ("ema", "ema")):
+    for which, prefix in (("model", "eval"), ("ema", "ema")):
         assert {f"{prefix}/{name}": value for name, value in found[which].items()} == {
             name: value for name, value in expected.items() if name.startswith(f"{prefix}/")
         }

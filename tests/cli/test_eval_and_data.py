@@ -9,8 +9,9 @@ import pytest
 from vim_train.cli import data as data_command
 from vim_train.cli import eval as eval_command
 from vim_train.cli import train as train_command
+from vim_train.config.commands import Weights
 from vim_train.config.compose import compose_config, save_config
-from vim_train.config.schema import DataName, Weights
+from vim_train.config.schema import DataName
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def test_eval_hands_over_what_it_was_told(run: str, calls: list) -> None:
         ("checkpoint=runs/nope", "checkpoint=runs/nope: no such file or folder"),
         ("checkpoint=.", "checkpoint=.: no config.yaml there or above; takes a run's folder or what lies in it"),
         ("checkpoint=runs/quickstart data.root=/nope", "data.root=/nope: no such folder"),
-        ("checkpoint=runs/quickstart weights=raww", "weights=raww: takes raw, ema or both"),
+        ("checkpoint=runs/quickstart weights=modell", "weights=modell: takes model, ema or both"),
         ("checkpoint=runs/quickstart optim.lr=1", "unknown key optim.lr; --help lists the groups of keys"),
         ("checkpoint=runs/quickstart data.img_size=0", "data.img_size=0: takes a whole number from 1"),
         ("checkpoint=runs/quickstart json=/nope/x.json", "json=/nope/x.json: no such folder"),

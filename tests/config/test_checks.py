@@ -8,10 +8,11 @@ import pytest
 from omegaconf import OmegaConf
 
 from vim_train.config.checks import CHOICES, DURATIONS, RANGES, accepts, check_train, peak_lr
+from vim_train.config.commands import ExportCommand
 from vim_train.config.compose import compose_config
 from vim_train.config.errors import UserError
 from vim_train.config.keys import schema_keys
-from vim_train.config.schema import ExportCommand, OptimConfig, TrainConfig
+from vim_train.config.schema import OptimConfig, TrainConfig
 
 KEYS = schema_keys(TrainConfig)
 

@@ -6,21 +6,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from vim_train.config.commands import EvalCommand
 from vim_train.config.compose import compose_config, compose_plain, load_config, save_config
 from vim_train.config.errors import UserError
 from vim_train.config.files import conf_dir, groups, options
 from vim_train.config.keys import schema_keys
 from vim_train.config.reference import DATA_COMMANDS
-from vim_train.config.schema import (
-    Amp,
-    DataName,
-    EraseMode,
-    EvalCommand,
-    Interpolation,
-    Loss,
-    StepPer,
-    TrainConfig,
-)
+from vim_train.config.schema import Amp, DataName, EraseMode, Interpolation, Loss, StepPer, TrainConfig
 
 ROOT = ["recipe=vim_tiny", "data.root=."]
 

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from vim_train.config.commands import EvalCommand, EvalDataConfig
 from vim_train.config.compose import compose_config, save_config
 from vim_train.config.errors import UserError
 from vim_train.config.evaluation import find_run, run_config
-from vim_train.config.schema import Amp, DataName, Device, EvalCommand, EvalDataConfig, OpsConfig, PrecisionConfig
+from vim_train.config.schema import Amp, DataName, Device, OpsConfig, PrecisionConfig
 
 
 @pytest.fixture

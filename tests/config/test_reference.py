@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from vim_train.config.commands import EvalCommand
 from vim_train.config.errors import UserError
 from vim_train.config.keys import schema_keys, suggest
 from vim_train.config.reference import (
@@ -17,7 +18,7 @@ from vim_train.config.reference import (
     train_help,
     verify_help,
 )
-from vim_train.config.schema import EvalCommand, TrainConfig
+from vim_train.config.schema import TrainConfig
 
 DOCS = Path(__file__).parent.parent.parent / "docs" / "config.md"
 

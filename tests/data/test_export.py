@@ -12,8 +12,9 @@ import pytest
 import torch
 from forms import read_pictures, write_tars
 
+from vim_train.config.commands import ExportCommand, ExportFormat
 from vim_train.config.errors import UserError
-from vim_train.config.schema import BadImages, DataConfig, DataName, ExportCommand, ExportFormat, TrainConfig
+from vim_train.config.schema import BadImages, DataConfig, DataName, TrainConfig
 from vim_train.data.batch import Batch
 from vim_train.data.export import export
 from vim_train.data.sources import open_source

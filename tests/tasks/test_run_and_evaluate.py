@@ -3,12 +3,16 @@
 from pathlib import Path
 
 import pytest
+import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
+from safetensors.torch import save_file
 
+from vim_train.config.commands import Weights
+from vim_train.config.compose import compose_config, save_config
 from vim_train.config.errors import UserError
-from vim_train.config.schema import EvalCommand, Weights
-from vim_train.tasks.evaluate import _check_classes, _wanted
+from vim_train.tasks.evaluate import _check_classes
+from vim_train.tasks.pretrained import open_pretrained
 from vim_train.tasks.run import _assignment, _check_same_data
 
 THEN = {"classes": ["a", "b"], "fingerprint": "1"}
@@ -36,19 +40,22 @@ def test_other_classes_than_the_checkpoints_are_refused_by_name(now: list[str], 
     with pytest.raises(UserError, match=rf"^the classes of data\.root are not those of the checkpoint: {how}; take"):
         _check_same_data(THEN, THEN | {"classes": now}, ["data"])
     with pytest.raises(UserError, match=rf"^data\.root: its classes are not the checkpoint's: {how}$"):
-        _check_classes(THEN, now)
-    _check_classes(THEN, ["a", "b"])
-    _check_classes({}, now)  # weights that do not tell
+        _check_classes(["a", "b"], now)
+    _check_classes(["a", "b"], ["a", "b"])
+    _check_classes(None, now)  # weights that do not tell
 
 
-@pytest.mark.parametrize(("name", "held"), [("model.safetensors", Weights.raw), ("ema.safetensors", Weights.ema)])
-def test_a_file_is_evaluated_as_the_weights_it_holds(tmp_path: Path, name: str, held: Weights) -> None:
-    (tmp_path / name).touch()
-    command = EvalCommand(checkpoint=str(tmp_path / name))
-    assert _wanted(command) == [held]
-    command.weights = Weights.ema if held is Weights.raw else Weights.raw
-    with pytest.raises(UserError, match=f"holds the {held.value} weights"):
-        _wanted(command)
+def test_a_file_is_evaluated_as_the_weights_it_holds(tmp_path: Path) -> None:
+    _, plain = compose_config(["data.workers=0"])
+    save_config(plain, tmp_path / "config.yaml")
+    weights = {"layer.weight": torch.zeros(2, 2)}
+    for name, held in (("model.safetensors", Weights.model), ("ema.safetensors", Weights.ema)):
+        save_file(weights, tmp_path / name)
+        file = str(tmp_path / name)
+        assert list(open_pretrained(file).weights) == [held.value]
+        other = Weights.ema if held is Weights.model else Weights.model
+        with pytest.raises(UserError, match=f"holds the {held.value} weights"):
+            open_pretrained(file, other)
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,12 @@ from vim_train.cli import completion
 from vim_train.cli.app import Command, execute
 from vim_train.cli.errors import DONE, guarded
 from vim_train.cli.progress import show_progress
+from vim_train.config.commands import CountCommand, ExportCommand, IndexCommand, VerifyCommand
 from vim_train.config.compose import Plain
 from vim_train.config.errors import FAILED, UserError
 from vim_train.config.keys import any_of
 from vim_train.config.reference import count_help, export_help, index_help, verify_help
-from vim_train.config.schema import CountCommand, DataConfig, ExportCommand, IndexCommand, VerifyCommand
+from vim_train.config.schema import DataConfig
 
 
 def index(cfg: IndexCommand, plain: Plain) -> int:

@@ -5,10 +5,10 @@ import sys
 from vim_train.cli.app import Command, execute
 from vim_train.cli.malloc import keep_freed_memory
 from vim_train.cli.threads import let_threads_sleep
+from vim_train.config.commands import EvalCommand
 from vim_train.config.compose import Plain
 from vim_train.config.evaluation import run_config
 from vim_train.config.reference import eval_help
-from vim_train.config.schema import EvalCommand
 
 
 def run(cfg: EvalCommand, plain: Plain) -> int:

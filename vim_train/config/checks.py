@@ -14,20 +14,14 @@ from vim_train.config.keys import Key, any_of, schema_keys
 from vim_train.config.schema import (
     AugmentConfig,
     Backend,
-    CountCommand,
     DataConfig,
     DataName,
     Determinism,
     Device,
-    EvalCommand,
-    ExportCommand,
-    ExportFormat,
     GradCompression,
-    IndexCommand,
     OptimConfig,
     ScheduleConfig,
     TrainConfig,
-    VerifyCommand,
 )
 
 
@@ -104,8 +98,6 @@ RANGES = {
 }
 """Every number of the schema; a list's range holds for each of its numbers."""
 
-Config = TrainConfig | EvalCommand | ExportCommand | IndexCommand | VerifyCommand | CountCommand
-
 CHOICES = {"task.name": ["classification"], "schedule.name": ["cosine", "constant"]}
 DURATIONS = ("eval.every", "checkpoint.every", "logger.every", "run.drift_every")
 
@@ -127,78 +119,33 @@ def check_train(cfg: TrainConfig) -> None:
     Raises:
         UserError: the first key, in the schema's order of checks, whose value or combination is not accepted.
     """
-    _check_ranges(cfg)
+    check_ranges(cfg)
     for key, accepted in CHOICES.items():
         if _get(cfg, key) not in accepted:
-            raise _refusal(key, _get(cfg, key), any_of(accepted))
+            raise refusal(key, _get(cfg, key), any_of(accepted))
     for key in DURATIONS:
         try:
             if (value := _get(cfg, key)) is not None:
                 durations.parse(str(value))
         except UserError:
-            raise _refusal(key, _get(cfg, key), durations.ACCEPTED) from None
+            raise refusal(key, _get(cfg, key), durations.ACCEPTED) from None
     _check_run_name(cfg.run.name)
     _check_allow(cfg.run.allow)
-    _check_data(cfg.data)
+    check_data(cfg.data)
     _check_channels(cfg)
     _check_batch(cfg)
     _check_augment(cfg.augment, cfg.data.lane)
     _check_optim(cfg.optim)
     if cfg.determinism is Determinism.strict and cfg.optim.grad_compression is not GradCompression.none:
         wanted = "none with determinism=strict, whose gradients are exchanged whole"
-        raise _refusal("optim.grad_compression", cfg.optim.grad_compression, wanted)
+        raise refusal("optim.grad_compression", cfg.optim.grad_compression, wanted)
     _check_schedule(cfg)
-    _check_device(cfg.device, cfg.ops.backend)
+    check_device(cfg.device, cfg.ops.backend)
     if cfg.model.checkpoint is not None and not Path(cfg.model.checkpoint).exists():
         raise UserError(f"model.checkpoint={cfg.model.checkpoint}: no such file or folder")
 
 
-def check_eval(cfg: EvalCommand) -> None:
-    """Refuse what cannot be evaluated; the data is checked once it is merged with the run's own.
-
-    Raises:
-        UserError: as for `check_train`.
-    """
-    _check_ranges(cfg)
-    _check_device(cfg.device, cfg.ops.backend)
-    if not Path(cfg.checkpoint).exists():
-        raise UserError(f"checkpoint={cfg.checkpoint}: no such file or folder")
-    if cfg.json is not None and not Path(cfg.json).resolve().parent.is_dir():
-        raise UserError(f"json={cfg.json}: no such folder")
-
-
-def check_export(cfg: ExportCommand) -> None:
-    """Refuse what cannot be exported.
-
-    Raises:
-        UserError: as for `check_train`.
-    """
-    _check_ranges(cfg)
-    _check_data(cfg.data)
-    if not cfg.out:
-        raise _refusal("out", cfg.out, "a folder, new or of the same export")
-    if Path(cfg.out).is_file():
-        raise UserError(f"out={cfg.out}: is a file; takes a folder, new or of the same export")
-    if cfg.format is ExportFormat.folder and cfg.shard_images != ExportCommand.shard_images:
-        goes = "goes with format=shards; format=folder writes a file an image"
-        raise UserError(f"shard_images={cfg.shard_images}: {goes}")
-
-
-def check_data_command(cfg: IndexCommand | VerifyCommand | CountCommand) -> None:
-    """Refuse what cannot be looked through.
-
-    Raises:
-        UserError: as for `check_train`.
-    """
-    _check_ranges(cfg)
-    _check_data(cfg.data)
-    if isinstance(cfg, VerifyCommand) and cfg.hashes == "":
-        raise _refusal("hashes", cfg.hashes, "a file, new or written by verify")
-    if isinstance(cfg, VerifyCommand) and cfg.hashes is not None and not Path(cfg.hashes).resolve().parent.is_dir():
-        raise UserError(f"hashes={cfg.hashes}: no such folder")
-
-
-def _get(cfg: Config, key: str) -> object:
+def _get(cfg: object, key: str) -> object:
     return reduce(getattr, key.split("."), cfg)
 
 
@@ -213,11 +160,13 @@ def _show(value: object) -> str:
     return "null" if value is None else str(value)
 
 
-def _refusal(key: str, value: object, accepts: str) -> UserError:
+def refusal(key: str, value: object, accepts: str) -> UserError:
+    """The one line for a value that is not accepted."""
     return UserError(f"{key}={_show(value)}: takes {accepts}")
 
 
-def _check_ranges(cfg: Config) -> None:
+def check_ranges(cfg: object) -> None:
+    """Raises UserError: the first number of a schema's object that lies outside of `RANGES`."""
     for key in schema_keys(type(cfg)):
         value = _get(cfg, key)
         if key not in RANGES or value is None:
@@ -225,12 +174,12 @@ def _check_ranges(cfg: Config) -> None:
         numbers: list[Any] = value if isinstance(value, list) else [value]
         accepts = f"{RANGES[key].accepts}, each" if isinstance(value, list) else RANGES[key].accepts
         if not all(math.isfinite(number) and RANGES[key].holds(number) for number in numbers):
-            raise _refusal(key, value, accepts)
+            raise refusal(key, value, accepts)
 
 
 def _check_run_name(name: str) -> None:
     if not name or name.startswith(".") or "/" in name or "\0" in name:
-        raise _refusal("run.name", name, "a folder name under run.root, without / and not starting with a dot")
+        raise refusal("run.name", name, "a folder name under run.root, without / and not starting with a dot")
 
 
 def _check_allow(allow: list[str]) -> None:
@@ -243,7 +192,8 @@ def _check_allow(allow: list[str]) -> None:
             raise UserError(f"run.allow={name}: a run cannot change it; {cure}")
 
 
-def _check_data(data: DataConfig) -> None:
+def check_data(data: DataConfig) -> None:
+    """Raises UserError: a name without its root, or a root that is no folder."""
     if data.name is DataName.folder and data.root is None:
         raise UserError("set data.root=...")
     if data.name is DataName.fashion and data.root is not None:
@@ -251,7 +201,7 @@ def _check_data(data: DataConfig) -> None:
     if data.root is None:
         return
     if not data.root:
-        raise _refusal("data.root", data.root, "the folder of the images")
+        raise refusal("data.root", data.root, "the folder of the images")
     if not Path(data.root).exists():
         raise UserError(f"data.root={data.root}: no such folder")
     if not Path(data.root).is_dir():
@@ -262,19 +212,19 @@ def _check_channels(cfg: TrainConfig) -> None:
     for key, numbers in {"data.mean": cfg.data.mean, "data.std": cfg.data.std}.items():
         if len(numbers) != cfg.model.in_chans:
             wanted = f"one number for each of model.in_chans={cfg.model.in_chans} channels"
-            raise _refusal(key, numbers, wanted)
+            raise refusal(key, numbers, wanted)
 
 
 def _check_batch(cfg: TrainConfig) -> None:
     batch, parts, lane = cfg.data.batch_size, cfg.optim.accumulate, cfg.data.lane
     if batch % parts:
         wanted = f"a divisor of data.batch_size={batch}: {_divisors(batch, parts)}"
-        raise _refusal("optim.accumulate", parts, wanted)
+        raise refusal("optim.accumulate", parts, wanted)
     micro = batch // parts
     if micro % lane:
         split = f"data.batch_size={batch}" + (f" / optim.accumulate={parts}" if parts > 1 else "")
         wanted = f"a divisor of the {micro} images of a pass ({split}): {_divisors(micro, lane)}"
-        raise _refusal("data.lane", lane, wanted)
+        raise refusal("data.lane", lane, wanted)
 
 
 def _divisors(number: int, near: int) -> str:
@@ -286,14 +236,14 @@ def _divisors(number: int, near: int) -> str:
 def _check_augment(augment: AugmentConfig, lane: int) -> None:
     for key, pair in {"augment.crop_scale": augment.crop_scale, "augment.crop_ratio": augment.crop_ratio}.items():
         if len(pair) != 2 or pair[0] > pair[1]:
-            raise _refusal(key, pair, "[smallest,largest]")
+            raise refusal(key, pair, "[smallest,largest]")
     if lane % 2 and augment.mix_prob > 0 and (augment.mixup_alpha > 0 or augment.cutmix_alpha > 0):
-        raise _refusal("data.lane", lane, "an even number with mixup or cutmix, which pair the images of a lane")
+        raise refusal("data.lane", lane, "an even number with mixup or cutmix, which pair the images of a lane")
 
 
 def _check_optim(optim: OptimConfig) -> None:
     if len(optim.betas) not in (2, 3):
-        raise _refusal("optim.betas", optim.betas, "two numbers, three for optimisers such as adan")
+        raise refusal("optim.betas", optim.betas, "two numbers, three for optimisers such as adan")
 
 
 def peak_lr(optim: OptimConfig, batch_size: int) -> float:
@@ -304,16 +254,17 @@ def peak_lr(optim: OptimConfig, batch_size: int) -> float:
 def _check_schedule(cfg: TrainConfig) -> None:
     schedule: ScheduleConfig = cfg.schedule
     if schedule.warmup_epochs >= schedule.epochs:
-        raise _refusal("schedule.warmup_epochs", schedule.warmup_epochs, f"less than schedule.epochs={schedule.epochs}")
+        raise refusal("schedule.warmup_epochs", schedule.warmup_epochs, f"less than schedule.epochs={schedule.epochs}")
     ends = {"schedule.min_lr": schedule.name == "cosine", "schedule.warmup_lr": schedule.warmup_epochs > 0}
     peak = peak_lr(cfg.optim, cfg.data.batch_size)
     for key, matters in ends.items():
         value = _get(cfg, key)
         assert isinstance(value, float)
         if matters and value > peak:
-            raise _refusal(key, value, f"at most the peak learning rate, {peak:g}")
+            raise refusal(key, value, f"at most the peak learning rate, {peak:g}")
 
 
-def _check_device(device: Device, backend: Backend) -> None:
+def check_device(device: Device, backend: Backend) -> None:
+    """Raises UserError: a scan backend of another device."""
     if (device, backend) in ((Device.cpu, Backend.cuda), (Device.cuda, Backend.cpu)):
-        raise _refusal("ops.backend", backend, f"auto, reference or {device.name} with device={device.name}")
+        raise refusal("ops.backend", backend, f"auto, reference or {device.name} with device={device.name}")

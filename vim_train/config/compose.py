@@ -12,18 +12,13 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vim_train.config.checks import check_data_command, check_eval, check_export, check_train
+from vim_train.config.checks import check_train
+from vim_train.config.command_checks import check_data_command, check_eval, check_export
+from vim_train.config.commands import CountCommand, EvalCommand, ExportCommand, IndexCommand, VerifyCommand
 from vim_train.config.errors import UserError
 from vim_train.config.explain import explain
 from vim_train.config.files import conf_dir
-from vim_train.config.schema import (
-    CountCommand,
-    EvalCommand,
-    ExportCommand,
-    IndexCommand,
-    TrainConfig,
-    VerifyCommand,
-)
+from vim_train.config.schema import TrainConfig
 
 Plain = dict[str, object]
 """A configuration of plain containers, Enum members by name: for YAML, W&B and checkpoints."""

@@ -4,9 +4,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from vim_train.config.checks import check_train
+from vim_train.config.commands import EvalCommand, EvalDataConfig
 from vim_train.config.compose import load_config
 from vim_train.config.errors import UserError
-from vim_train.config.schema import DataConfig, DataName, EvalCommand, EvalDataConfig, TrainConfig
+from vim_train.config.schema import DataConfig, DataName, TrainConfig
 
 
 def find_run(checkpoint: str | Path) -> Path:
@@ -23,12 +24,20 @@ def find_run(checkpoint: str | Path) -> Path:
 
 
 def run_config(command: EvalCommand) -> TrainConfig:
-    """Configuration to evaluate with: model and data as the run saved them, unless the command says otherwise.
+    """`evaluation_config` of the run that the checkpoint belongs to.
 
     Raises:
         UserError: no saved configuration, or one that the command makes invalid.
     """
-    saved = load_config(find_run(command.checkpoint))
+    return evaluation_config(load_config(find_run(command.checkpoint)), command)
+
+
+def evaluation_config(saved: TrainConfig, command: EvalCommand) -> TrainConfig:
+    """Configuration to evaluate with: model and data as the run saved them, unless the command says otherwise.
+
+    Raises:
+        UserError: the command makes it invalid.
+    """
     model = replace(saved.model, checkpoint=None)
     cfg = replace(saved, model=model, data=_data(saved.data, command.data))
     cfg = replace(cfg, device=command.device, precision=command.precision, ops=command.ops, debug=command.debug)

@@ -5,18 +5,12 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator
 
 from vim_train.config.checks import accepts
+from vim_train.config.commands import CountCommand, EvalCommand, ExportCommand, IndexCommand, VerifyCommand
 from vim_train.config.compose import Plain, compose_plain
 from vim_train.config.errors import UserError
 from vim_train.config.files import groups, options, summary
 from vim_train.config.keys import Key, any_of, schema_keys, schema_sections, suggest
-from vim_train.config.schema import (
-    CountCommand,
-    EvalCommand,
-    ExportCommand,
-    IndexCommand,
-    TrainConfig,
-    VerifyCommand,
-)
+from vim_train.config.schema import TrainConfig
 
 TRAIN = """\
 vim-train: trains Vision Mamba on images; without arguments, on images it brings

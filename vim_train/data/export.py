@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from vim_train.config.commands import ExportCommand, ExportFormat
 from vim_train.config.errors import UserError
-from vim_train.config.schema import ExportCommand, ExportFormat
 from vim_train.data.decode import BadImage
 from vim_train.data.export_images import JPEG_QUALITY, leave_out, stored
 from vim_train.data.images import open_images

@@ -7,8 +7,9 @@ import io
 
 from PIL import Image
 
+from vim_train.config.commands import ExportCommand
 from vim_train.config.errors import UserError
-from vim_train.config.schema import BadImages, ExportCommand
+from vim_train.config.schema import BadImages
 from vim_train.data.decode import BadImage, decode_bytes
 from vim_train.data.sources import Source, check_unchanged
 

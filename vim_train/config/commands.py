@@ -1,0 +1,106 @@
+"""The schema of the commands beside `vim-train`, as `config.schema` is for that one."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from omegaconf import MISSING
+
+from vim_train.config.schema import DataConfig, DataName, Device, OpsConfig, PrecisionConfig
+
+
+class Weights(Enum):
+    model = "model"
+    ema = "ema"
+    both = "both"
+
+
+@dataclass
+class EvalDataConfig:
+    """What evaluation may change of the run's own data; null: as the run had it."""
+
+    name: DataName | None = None
+    """fashion: the embedded images; folder: those under `root`, in whatever form."""
+    root: str | None = None
+    """Folder of the images, as in training; without validation images, the run's `val_fraction` is evaluated."""
+    val_fraction: float | None = None
+    """Where there are no validation images: share that is evaluated."""
+    img_size: int | None = None
+    """Side of the square image the model sees, in pixels."""
+    crop_pct: float | None = None
+    """Share of the resized image that the centre crop keeps, in (0, 1]."""
+    eval_batch_size: int | None = None
+    """Images a forward pass."""
+    workers: int | None = None
+    """Processes that decode; 0: in the evaluating process."""
+
+
+@dataclass
+class EvalCommand:
+    """Everything `vim-eval` can be told."""
+
+    checkpoint: str = MISSING
+    """A run's folder, one of its checkpoint directories, or a .safetensors file in one."""
+    weights: Weights = Weights.both
+    """model, ema (the averaged ones), or both where the checkpoint has both."""
+    device: Device = Device.auto
+    """auto: a GPU if there is one."""
+    debug: bool = False
+    """Show tracebacks instead of one-line errors."""
+    json: str | None = None
+    """Write the metrics to this file too."""
+    data: EvalDataConfig = field(default_factory=EvalDataConfig)
+    precision: PrecisionConfig = field(default_factory=PrecisionConfig)
+    ops: OpsConfig = field(default_factory=OpsConfig)
+
+
+class ExportFormat(Enum):
+    folder = "folder"
+    shards = "shards"
+
+
+@dataclass
+class ExportCommand:
+    """Everything `vim-data export` can be told."""
+
+    out: str = MISSING
+    """Folder to write: new, or of an earlier export of the same data, which goes on, and mends what was changed."""
+    format: ExportFormat = ExportFormat.folder
+    """folder: a file an image, one folder a class; shards: tar shards in webdataset's naming."""
+    max_side: int | None = None
+    """Shrink images whose longer side has more pixels, as JPEG of quality 95; null: copy every file as it is."""
+    shard_images: int = 10000
+    """Images a shard, with format=shards."""
+    debug: bool = False
+    """Show tracebacks instead of one-line errors."""
+    data: DataConfig = field(default_factory=DataConfig)
+
+
+@dataclass
+class IndexCommand:
+    """Everything `vim-data index` can be told."""
+
+    refresh: bool = False
+    """Look through archives again even if their size and time of change are those of the kept index."""
+    debug: bool = False
+    """Show tracebacks instead of one-line errors."""
+    data: DataConfig = field(default_factory=DataConfig)
+
+
+@dataclass
+class VerifyCommand:
+    """Everything `vim-data verify` can be told."""
+
+    hashes: str | None = None
+    """File of hashes by path, so one for each form: written if it is not there, else every image is compared."""
+    debug: bool = False
+    """Show tracebacks instead of one-line errors."""
+    data: DataConfig = field(default_factory=DataConfig)
+
+
+@dataclass
+class CountCommand:
+    """Everything `vim-data count` can be told."""
+
+    debug: bool = False
+    """Show tracebacks instead of one-line errors."""
+    data: DataConfig = field(default_factory=DataConfig)
