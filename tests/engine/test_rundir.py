@@ -166,9 +166,20 @@ def test_another_configuration_is_refused_by_its_keys(tmp_path: Path) -> None:
     with refused("optim.grad_clip_norm was null, is 1.0; optim.new was absent, is true; ops.backend was auto, is cpu"):
         start(tmp_path, optim__new=True, optim__grad_clip_norm=1.0, ops__backend="cpu")
     with refused("data.mean was", "; and 2 more; put it back"):
-        start(
-            tmp_path, data__crop=1, data__mean=[1], optim__lr=1, optim__grad_clip_norm=1, optim__a=1, ops__backend="b"
-        )
+        start(tmp_path, data__crop=1, data__mean=[1], optim__lr=1, optim__grad_clip_norm=1, ops__backend="b")
+
+
+def test_what_to_allow_is_said_by_group_where_several_of_one_differ(tmp_path: Path) -> None:
+    save(start(tmp_path).path, 5)
+    with refused("run.allow=[optim,ops.backend]"):
+        start(tmp_path, optim__a=1, optim__lr=1, optim__grad_clip_norm=1, ops__backend="b")
+
+
+def test_a_key_younger_than_the_run_had_its_default(tmp_path: Path) -> None:
+    save(start(tmp_path).path, 5)
+    assert start(tmp_path, optim__non_finite="stop").resume_from is not None
+    with refused("optim.non_finite was stop, is skip"):
+        start(tmp_path, optim__non_finite="skip")
 
 
 def test_the_table_says_what_to_do_about_each(tmp_path: Path) -> None:

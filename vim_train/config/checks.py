@@ -173,7 +173,9 @@ def check_ranges(cfg: object) -> None:
             continue
         numbers: list[Any] = value if isinstance(value, list) else [value]
         accepts = f"{RANGES[key].accepts}, each" if isinstance(value, list) else RANGES[key].accepts
-        if not all(math.isfinite(number) and RANGES[key].holds(number) for number in numbers):
+        if not all(map(math.isfinite, numbers)):
+            raise refusal(key, value, f"{accepts}, finite")
+        if not all(map(RANGES[key].holds, numbers)):
             raise refusal(key, value, accepts)
 
 

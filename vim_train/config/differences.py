@@ -1,10 +1,16 @@
 """What may differ between the configuration of a run and the one it goes on with."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import cache
 from typing import Any
+
+from omegaconf import OmegaConf
+
+from vim_train.config.schema import TrainConfig
 
 
 class Change(Enum):
@@ -15,21 +21,21 @@ class Change(Enum):
     named = auto()
     """`run.allow` names it: training goes on, and computes something else from here on."""
     free = auto()
-    """Nothing: training computes the same with any value (with another number of threads: up to rounding)."""
+    """Nothing: training computes the same with any value (with other threads or another device: up to rounding)."""
 
 
 CHANGES = {
     **dict.fromkeys(("seed", "task.name", "model", "data.name", "optim.name"), Change.refused),
     **dict.fromkeys(("data.img_size", "data.val_fraction"), Change.refused),
     **dict.fromkeys(("model.drop_path_rate", "model.recompute_states"), Change.named),
-    **dict.fromkeys(("run", "debug", "replay", "gpus", "logger", "checkpoint"), Change.free),
+    **dict.fromkeys(("run", "debug", "replay", "device", "gpus", "logger", "checkpoint"), Change.free),
     **dict.fromkeys(("data.workers", "data.bad_images", "data.bad_images_max"), Change.free),
     **dict.fromkeys(("ops.threads", "ops.tune_malloc"), Change.free),
 }
 """Keys and groups; a key's own entry goes before its group's, and all others are to be named. `eval.every` is not free,
 as it decides which step can be the best."""
 
-_SHOWN = 4
+_SHOWN, _GROUPED = 3, 3
 
 
 @dataclass(frozen=True)
@@ -64,8 +70,12 @@ def allowed(key: str, allow: Sequence[str]) -> bool:
 
 
 def differences(then: object, now: object) -> list[Difference]:
-    """Keys that differ and are not free, of configurations in plain containers."""
+    """Keys that differ and are not free, of configurations in plain containers.
+
+    A key that `then` is too old to know has the schema's default.
+    """
     a, b = dict(_flat(then)), dict(_flat(now))
+    a = {key: value for key, value in _defaults().items() if key in b} | a
     return [
         Difference(key, _shown(a, key), _shown(b, key))
         for key in [*b, *(key for key in a if key not in b)]
@@ -86,10 +96,22 @@ def as_table(differing: Sequence[Difference], allow: Sequence[str]) -> list[str]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
+def to_allow(differing: Sequence[Difference]) -> list[str]:
+    """The shortest `run.allow` for these: the group's name where several of one differ, else the keys."""
+    groups = Counter(each.key.partition(".")[0] for each in differing)
+    names = (group if groups[group := each.key.partition(".")[0]] >= _GROUPED else each.key for each in differing)
+    return list(dict.fromkeys(names))
+
+
 def some(differing: Sequence[Difference]) -> str:
     """The first few in a line."""
     more = len(differing) - _SHOWN
     return "; ".join(map(str, differing[:_SHOWN])) + (f"; and {more} more" if more > 0 else "")
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    return dict(_flat(OmegaConf.to_container(OmegaConf.structured(TrainConfig), enum_to_str=True)))
 
 
 def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -12,7 +12,7 @@ from typing import Any
 from filelock import BaseFileLock
 from omegaconf import DictConfig, OmegaConf
 
-from vim_train.config.differences import Change, Difference, allowed, as_table, change, differences, some
+from vim_train.config.differences import Change, Difference, allowed, as_table, change, differences, some, to_allow
 from vim_train.config.errors import UserError
 from vim_train.config.schema import Resume
 from vim_train.engine.checkpoint import FOLDER, Found, latest
@@ -171,7 +171,7 @@ def _check_allowed(path: Path, differing: list[Difference], allow: Sequence[str]
     if not open_:
         return
     refused = [each.key for each in open_ if change(each.key) is Change.refused]
-    named = [*allow, *(each.key for each in open_ if change(each.key) is Change.named)]
+    named = [*allow, *to_allow([each for each in open_ if change(each.key) is Change.named])]
     what = f"{path} was started with another configuration: {some(open_)}"
     if refused:
         cure = f"a run cannot change {', '.join(refused)}: put it back or take another run.name"

@@ -61,9 +61,14 @@ def device_line(device: torch.device, world: int) -> str:
     if device.type == "cuda":
         count = torch.cuda.device_count()
         idle = f", one of {count}: gpus={count} trains on all" if count > 1 and world == 1 else ""
-        return f"{times}{torch.cuda.get_device_name(device)}{idle}"
+        return f"{times}{device_name(device)}{idle}"
     threads = torch.get_num_threads()
-    return f"{times}cpu ({_cpu_name()}), {threads} thread{'s' if threads > 1 else ''}"
+    return f"{times}{device_name(device)}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def device_name(device: torch.device) -> str:
+    """What computes, by its maker's name."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({_cpu_name()})"
 
 
 def _batch_line(cfg: TrainConfig, world: int) -> str:

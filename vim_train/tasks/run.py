@@ -37,7 +37,7 @@ from vim_train.engine.watchdog import Watchdog
 from vim_train.report.report import NullReport, Report, open_report
 from vim_train.report.summary import versions
 from vim_train.tasks.classification import Classification
-from vim_train.tasks.facts import provenance
+from vim_train.tasks.facts import device_name, provenance
 from vim_train.tasks.replay import replay
 from vim_train.tasks.weights import load_into
 
@@ -123,7 +123,7 @@ def _train(
         "config": _identity(cfg),
         "classes": task.classes,
         "fingerprint": task.train_stream.fingerprint(),
-        "versions": versions(),
+        "versions": {**versions(), "device": device_name(task.device)},
     }
     trainer = Trainer(cfg, task, schedule, ranks, run.path, meta, report, stop)
     notes += ranks.together(lambda: _resume(cfg, run, trainer))
@@ -202,7 +202,7 @@ def _difference(then: object, now: object) -> str:
 
 
 def _other_versions(then: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
-    """A note on packages that changed since the checkpoint: pixels and sums may differ in their last bits."""
+    """A note on packages and devices that changed since the checkpoint: the last bits of pixels and sums may differ."""
     old, new = then.get("versions"), now["versions"]
     if not isinstance(old, dict) or not isinstance(new, dict):
         return []
