@@ -190,12 +190,15 @@ def read_only_in_mid_run(bench: Bench) -> Outcome:
     place = bench.place("read only later")
     child = bench.start(place)
     bench.wait_for_step(place, 4, child)
-    saved = str(place / "test" / "checkpoints")
+    saved, aside = str(place / "test" / "checkpoints"), str(place / "aside")
+    bench.server.see(place / "aside").mkdir()
+    bench.server.mount("--bind", saved, aside)
+    bench.server.mount("-o", "remount,bind,ro", aside)  # not in its place: a file that is being written keeps it busy
     began = time.monotonic()
-    bench.server.mount("--bind", saved, saved)
-    bench.server.mount("-o", "remount,bind,ro", saved)
+    bench.server.mount("--bind", aside, saved)
     ended = end(child, began)
-    bench.server.mount(saved, program="umount")
+    for mounted in (saved, aside):
+        bench.server.mount(mounted, program="umount")
     return Outcome(*ended, bench.goes_on(place))
 
 
