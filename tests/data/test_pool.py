@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from multiprocessing import resource_sharer
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,28 @@ class Echo(Dataset[int]):
 
     def __getitem__(self, number: int) -> int:
         return number
+
+
+class EchoTensor(Echo):
+    """The same in a tensor, which workers hand over through a connection of their own."""
+
+    def __getitem__(self, number: int) -> torch.Tensor:  # type: ignore[override]
+        return torch.full((4,), number)
+
+
+def test_a_worker_that_dies_while_it_hands_over_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(ident: object) -> object:
+        [worker] = multiprocessing.active_children()
+        threading.Timer(0.2, worker.kill).start()  # its connections break before it has ended
+        raise EOFError
+
+    pool = Pool(EchoTensor(), [1, 2, 3], 1, timeout_s=60)  # type: ignore[arg-type]
+    batches = iter(pool)
+    assert next(batches).tolist() == [1] * 4
+    monkeypatch.setattr(resource_sharer._resource_sharer, "get_connection", broken)  # type: ignore[attr-defined]
+    with pytest.raises(WorkerError, match=r"^a data worker died \(out of memory\?\) at no image; "):
+        next(batches)
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize("goes_on", [True, False])

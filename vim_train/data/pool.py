@@ -30,6 +30,8 @@ from vim_train.data.fetch import Fetch, Fetched, Request
 _POLL_S = 1.0
 _STACK_S = 0.3
 """For a worker to write down its stack."""
+_DEATH_S = 1.0
+"""Between a worker's broken connection and its end."""
 _PR_SET_PDEATHSIG = 1
 _PID, _READING = 0, 1
 
@@ -139,13 +141,17 @@ class Pool:
                 if patient and "timed out after" in str(error):
                     continue
                 raise self._failure(error) from None
+            except (EOFError, ConnectionError) as error:  # a worker died while it handed images over
+                raise self._failure(error) from None
 
-    def _failure(self, error: RuntimeError) -> Exception:
+    def _failure(self, error: Exception) -> Exception:
         """What torch's error means; the workers have ended."""
         text = str(error)
         found: Exception = error
         if "timed out after" in text:
             found = self._hung(self._worker_stacks())
+        elif isinstance(error, EOFError | ConnectionError) and (dead := self._dead()):
+            found = WorkerError(self._died(dead))
         elif (message := self._explain(text)) is not None:
             found = WorkerError(message)
         self._kill_workers()
@@ -155,16 +161,29 @@ class Pool:
         if "exited unexpectedly" in text:
             pids = re.findall(r"\d+", text)
             dead = [row for row, (pid, _) in enumerate(self._board.tolist()) if str(pid) in pids]
-            return (
-                f"a data worker died (out of memory?) at {self._reading(dead)}; fewer data.workers need less memory, "
-                "data.workers=0 shows what it dies of"
-            )
+            return self._died(dead)
         if "shared memory" in text or "shm" in text:
             return (
                 f"no shared memory left for the data workers{_shared_memory()}: take fewer data.workers or a smaller "
                 "data.batch_size, or give the container more (--ipc=host, --shm-size=8g)"
             )
         return None
+
+    def _died(self, rows: list[int]) -> str:
+        return (
+            f"a data worker died (out of memory?) at {self._reading(rows)}; fewer data.workers need less memory, "
+            "data.workers=0 shows what it dies of"
+        )
+
+    def _dead(self) -> list[int]:
+        """Rows of workers that have ended; one whose connection has just broken has a second to do so."""
+        until = time.monotonic() + _DEATH_S
+        while True:
+            living = {child.pid for child in multiprocessing.active_children()}
+            dead = [row for row, (pid, _) in enumerate(self._board.tolist()) if pid >= 0 and pid not in living]
+            if dead or time.monotonic() > until:
+                return dead
+            time.sleep(0.01)
 
     def _hung(self, stacks: str) -> HungError:
         limit = f"{self._timeout_s:g} s (run.hang_timeout_s)"
