@@ -45,7 +45,7 @@ def test_a_bug_is_1_with_its_traceback(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_out_of_memory_is_1_with_the_cure(capsys: pytest.CaptureFixture[str]) -> None:
-    cure = "out of GPU memory: raise optim.accumulate, or lower data.batch_size or data.eval_batch_size"
+    cure = "out of GPU memory: lower data.micro_batch_size, which keeps the batch, or data.eval_batch_size"
     assert outcome(OutOfMemoryError("CUDA ..."), capsys) == (1, f"vim-train: {cure}\n")
 
 

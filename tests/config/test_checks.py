@@ -99,6 +99,7 @@ COMBINATIONS = [
         ("data.batch_size=64", "optim.accumulate=3"),
         "optim.accumulate=3: takes a divisor of data.batch_size=64: 1, 2, 4, 8, 16, 32 or 64",
     ),
+    (("data.micro_batch_size=16",), "data.micro_batch_size=16: takes data.lane=32 or more: a lane is not split"),
     (
         ("data.lane=1", "augment.cutmix_alpha=1"),
         "data.lane=1: takes an even number with mixup or cutmix, which pair the images of a lane",

@@ -118,7 +118,7 @@ class Recorder:
 
 def toy_config() -> TrainConfig:
     cfg = TrainConfig()
-    cfg.data.batch_size = 32
+    cfg.data.batch_size, cfg.data.lane = 32, 8
     cfg.schedule.epochs, cfg.schedule.warmup_epochs = 4, 1
     cfg.optim.lr, cfg.ema.decay = 0.1, 0.9
     cfg.logger.every, cfg.eval.every, cfg.checkpoint.every = "3st", "1ep", "2st"

@@ -60,7 +60,7 @@ def _judge(error: Exception) -> tuple[int, str | None]:
     if type(error) is ValueError and _raised_by_library(error):
         return USER_ERROR, str(error)
     if type(error).__name__ == "OutOfMemoryError":
-        cure = "raise optim.accumulate, or lower data.batch_size or data.eval_batch_size"
+        cure = "lower data.micro_batch_size, which keeps the batch, or data.eval_batch_size"
         return FAILED, f"out of GPU memory: {cure}"
     return FAILED, None
 

@@ -56,6 +56,7 @@ RANGES = {
     "data.val_fraction": BETWEEN,
     "data.img_size": AT_LEAST_1,
     "data.batch_size": AT_LEAST_1,
+    "data.micro_batch_size": AT_LEAST_1,
     "data.eval_batch_size": AT_LEAST_1,
     "data.lane": AT_LEAST_1,
     "data.shuffle_block": AT_LEAST_0,
@@ -218,7 +219,7 @@ def _check_channels(cfg: TrainConfig) -> None:
 
 
 def _check_batch(cfg: TrainConfig) -> None:
-    batch, parts, lane = cfg.data.batch_size, cfg.optim.accumulate, cfg.data.lane
+    batch, parts, lane, limit = cfg.data.batch_size, cfg.optim.accumulate or 1, cfg.data.lane, cfg.data.micro_batch_size
     if batch % parts:
         wanted = f"a divisor of data.batch_size={batch}: {_divisors(batch, parts)}"
         raise refusal("optim.accumulate", parts, wanted)
@@ -227,6 +228,8 @@ def _check_batch(cfg: TrainConfig) -> None:
         split = f"data.batch_size={batch}" + (f" / optim.accumulate={parts}" if parts > 1 else "")
         wanted = f"a divisor of the {micro} images of a pass ({split}): {_divisors(micro, lane)}"
         raise refusal("data.lane", lane, wanted)
+    if limit is not None and limit < lane:
+        raise refusal("data.micro_batch_size", limit, f"data.lane={lane} or more: a lane is not split")
 
 
 def _divisors(number: int, near: int) -> str:

@@ -182,6 +182,8 @@ class DataConfig:
     """Side of the square image the model sees, in pixels."""
     batch_size: int = 128
     """Images a step over all ranks and accumulation (the global batch)."""
+    micro_batch_size: int | None = None
+    """Images that a rank passes through the model at once, at most; null: its whole share of the batch."""
     eval_batch_size: int = 128
     """Images a forward pass in evaluation."""
     lane: int = 128
@@ -262,8 +264,8 @@ class OptimConfig:
     """For optimisers that have it."""
     grad_clip_norm: float | None = None
     """Clip the gradient's global norm to this; null: never."""
-    accumulate: int = 1
-    """Split each batch into so many forward and backward passes; the result is the same up to rounding."""
+    accumulate: int | None = 1
+    """Passes of a batch, the result is the same up to rounding; null: as few as `data.micro_batch_size` allows."""
     non_finite: NonFinite = NonFinite.stop
     """A loss or gradient that is not finite: stop with exit code 3, or skip that update."""
     non_finite_max: int = 10

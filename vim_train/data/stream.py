@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from vim_train.config.errors import UserError
+from vim_train.config.passes import passes
 from vim_train.config.schema import BadImages, TrainConfig
 from vim_train.data.batch import BadRecord, Batch
 from vim_train.data.decode import Mode
@@ -25,7 +26,7 @@ class TrainStream:
     """Training images by global step: a function of configuration and step, whatever came before and whoever loads.
 
     Step k holds the positions [i G, (i + 1) G) of epoch k // steps_per_epoch, where i = k % steps_per_epoch and
-    G = data.batch_size. Each of its optim.accumulate passes is divided evenly among the ranks.
+    G = data.batch_size. Each of its passes is divided evenly among the ranks.
 
     `cfg` has passed `config.checks.check_train`.
 
@@ -45,7 +46,7 @@ class TrainStream:
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        check_shares(cfg, world)
+        self._passes = passes(cfg, world)
         self._rank, self._world = rank, world
         if cfg.data.batch_size > len(source):
             few = f"data.batch_size={cfg.data.batch_size} is more than the {len(source)} training images"
@@ -103,7 +104,7 @@ class TrainStream:
         self._bad = {record.path: record for record in records}
 
     def batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
-        """The rank's micro-batches of the steps [first_step, last_step), optim.accumulate a step, by position."""
+        """The rank's micro-batches of the steps [first_step, last_step), one a pass, by position."""
         self.close()
         self._pool = pool = Pool(
             self._fetch,
@@ -136,7 +137,7 @@ class TrainStream:
 
     def _requests(self, first_step: int, last_step: int) -> Iterator[Request]:
         data, spe = self._cfg.data, self.steps_per_epoch
-        micro = data.batch_size // (self._cfg.optim.accumulate * self._world)
+        micro = data.batch_size // (self._passes * self._world)
         epoch, order = -1, np.empty(0, dtype=np.int64)
         for step in range(first_step, last_step):
             if step // spe != epoch:
@@ -263,33 +264,19 @@ def merge_records(by_rank: Iterable[Iterable[BadRecord]]) -> list[BadRecord]:
     return list(merged.values())
 
 
-def check_shares(cfg: TrainConfig, world: int) -> None:
-    """Refuse a batch that `world` ranks cannot share evenly, in whole lanes.
-
-    Raises:
-        UserError: what would be accepted.
-    """
-    passes, lane = cfg.optim.accumulate, cfg.data.lane
-    if cfg.data.batch_size % (passes * world * lane):
-        parts = f"{world} ranks" + (f" x optim.accumulate={passes}" if passes > 1 else "")
-        raise UserError(
-            f"data.batch_size={cfg.data.batch_size}: takes a multiple of {passes * world * lane}"
-            f" ({parts} x data.lane={lane})"
-        )
-
-
 def _fitting_batch(cfg: TrainConfig, images: int, world: int) -> str:
     """What makes a batch of no more than `images` that the checks of configuration and `world` ranks accept."""
     if images < 2 * world > 2:
         return f"take fewer GPUs than {world}"
     # Two a pass, as mixing pairs them.
-    passes = cfg.optim.accumulate if 2 * cfg.optim.accumulate * world <= images else 1
-    share = 1 << (images // (passes * world)).bit_length() - 1
-    found = [f"data.batch_size={passes * world * share}"]
+    asked = passes(cfg, world)
+    count = asked if 2 * asked * world <= images else 1
+    share = 1 << min(images // (count * world), cfg.data.micro_batch_size or images).bit_length() - 1
+    found = [f"data.batch_size={count * world * share}"]
     if share % cfg.data.lane:
         found.append(f"data.lane={share}")
-    if passes != cfg.optim.accumulate:
-        found.append(f"optim.accumulate={passes}")
+    if cfg.optim.accumulate not in (None, count):
+        found.append(f"optim.accumulate={count}")
     return f"add {' '.join(found)}"
 
 

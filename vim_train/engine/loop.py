@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vim_train.config.durations import to_steps
+from vim_train.config.passes import passes
 from vim_train.config.schema import Determinism, NonFinite, TrainConfig
 from vim_train.engine import checkpoint
 from vim_train.engine.drift import check_replicas
@@ -62,6 +63,7 @@ class Trainer(Generic[B]):
         )
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.total_steps = self.schedule.total_steps
+        self.passes = passes(cfg, self.ranks.world)
         self.last_metrics: dict[str, float] = {}
         self.saver = Saver(cfg, self.task, self.state, self.ranks, self.run_dir, self.meta, self.report)
 
@@ -155,7 +157,7 @@ class Trainer(Generic[B]):
 
     def _gradients(self, batches: Iterator[B]) -> Tensor:
         """Leave the global batch's gradients in the parameters; returns its loss."""
-        passes, state = self.cfg.optim.accumulate, self.state
+        passes, state = self.passes, self.state
         total = torch.zeros((), device=self.device)
         for part in range(passes):
             self._beat("data")
@@ -171,7 +173,7 @@ class Trainer(Generic[B]):
 
     def _strict_gradients(self, batches: Iterator[B]) -> Tensor:
         """The same, lane by lane and added up in the order of lanes."""
-        data, passes = self.cfg.data, self.cfg.optim.accumulate
+        data, passes = self.cfg.data, self.passes
         share = data.batch_size // (passes * self.ranks.world * data.lane)  # lanes of a rank in a pass
 
         def lanes() -> Iterator[tuple[int, LaneLoss]]:

@@ -52,7 +52,7 @@ class Task(Metrics[B], Protocol[B]):
     """The evaluation metric by which `best` is chosen; higher is better."""
 
     def train_batches(self, first_step: int, last_step: int) -> Iterator[B]:
-        """Micro-batches of steps [first_step, last_step), in order, `optim.accumulate` a step."""
+        """Micro-batches of steps [first_step, last_step), in order, one a pass."""
 
     def loss(self, model: nn.Module, batch: B) -> Tensor:
         """Mean loss of a micro-batch, a scalar."""

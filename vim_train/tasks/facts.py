@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from vim_train import __version__, ops
+from vim_train.config.passes import passes
 from vim_train.config.schema import DataConfig, TrainConfig
 from vim_train.data.pixels import pixel_status
 from vim_train.data.sources.classes import unusual_count
@@ -72,9 +73,9 @@ def device_name(device: torch.device) -> str:
 
 
 def _batch_line(cfg: TrainConfig, world: int) -> str:
-    batch, passes = cfg.data.batch_size, cfg.optim.accumulate
-    factors = ([f"{world} ranks"] if world > 1 else []) + ([f"{passes} passes"] if passes > 1 else [])
-    return f"{batch} = {' x '.join(factors)} of {batch // (world * passes)}" if factors else str(batch)
+    batch, count = cfg.data.batch_size, passes(cfg, world)
+    factors = [f"{world} rank{'s' if world > 1 else ''}"] + ([f"{count} passes"] if count > 1 else [])
+    return f"{batch:,}" + (f" = {' x '.join(factors)} of {batch // (world * count):,}" if world * count > 1 else "")
 
 
 def _lr_line(cfg: TrainConfig, schedule: Schedule) -> str:

@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from vim_train.config.checks import check_train, peak_lr
 from vim_train.config.compose import restore_config
 from vim_train.config.errors import FAILED, UserError
+from vim_train.config.passes import passes
 from vim_train.config.schema import Determinism, TrainConfig
 from vim_train.data.batch import Batch
 from vim_train.engine.loop import Trainer
@@ -64,7 +65,7 @@ def _configuration(command: TrainConfig, bad: BadStep, file: Path) -> TrainConfi
     cfg = restore_config(lambda: bad.config, file)
     root = command.data.root if "data.root" in keys else cfg.data.root
     workers = command.data.workers if "data.workers" in keys else cfg.data.workers
-    passes = cfg.optim.accumulate * (1 if cfg.determinism is Determinism.strict else bad.world)
+    count = passes(cfg, bad.world) * (1 if cfg.determinism is Determinism.strict else bad.world)
     cfg = replace(
         cfg,
         device=command.device,
@@ -72,8 +73,8 @@ def _configuration(command: TrainConfig, bad: BadStep, file: Path) -> TrainConfi
         ops=command.ops,
         debug=command.debug,
         model=replace(cfg.model, checkpoint=None),
-        data=replace(cfg.data, root=root, workers=workers),
-        optim=replace(cfg.optim, accumulate=passes),
+        data=replace(cfg.data, root=root, workers=workers, micro_batch_size=None),
+        optim=replace(cfg.optim, accumulate=count),
         ema=replace(cfg.ema, decay=None),
     )
     check_train(cfg)
