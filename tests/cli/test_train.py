@@ -6,6 +6,8 @@ import pytest
 import yaml
 
 from vim_train.cli.train import main
+from vim_train.config.files import options
+from vim_train.config.keys import any_of
 from vim_train.config.schema import Amp
 
 QUIET = "ops.tune_malloc=false"
@@ -38,7 +40,7 @@ MISTAKES = {
     "schedule.epochs=abc": "schedule.epochs=abc: takes a whole number from 1",
     "data=folder": "set data.root=...",
     "data=folder data.root=/nope": "data.root=/nope: no such folder",
-    "recipe=vim_tny": "recipe=vim_tny: takes quickstart or vim_tiny; did you mean vim_tiny?",
+    "recipe=vim_tny": f"recipe=vim_tny: takes {any_of(options('recipe'))}; did you mean vim_tiny?",
     "data.root = /x": "'data.root' cannot be read: write key=value, without spaces around the =",
     "data.root= /x": "'/x' cannot be read: write key=value, without spaces around the =",
     "data.root=/x seed=1 data.root=/y": "data.root is given twice, as data.root=/x and as data.root=/y: give it once",

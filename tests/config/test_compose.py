@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from vim_train.config.checks import peak_lr
 from vim_train.config.commands import EvalCommand
 from vim_train.config.compose import compose_config, compose_plain, load_config, save_config
 from vim_train.config.errors import UserError
@@ -15,6 +16,12 @@ from vim_train.config.reference import DATA_COMMANDS
 from vim_train.config.schema import Amp, DataName, EraseMode, Interpolation, Loss, StepPer, TrainConfig
 
 ROOT = ["recipe=vim_tiny", "data.root=."]
+
+
+def needs(recipe: str) -> list[str]:
+    """What a recipe has to be given; `.` stands for a folder of images and for weights."""
+    given = [] if recipe.startswith("quickstart") else ["data.root=."]
+    return [*given, "model.checkpoint=."] if "stride8" in recipe else given
 
 
 def leaves(node: dict, prefix: str = "") -> dict[str, object]:
@@ -35,14 +42,15 @@ def test_nothing_given_is_the_quickstart() -> None:
 def test_vim_tiny_is_the_published_pretraining() -> None:
     cfg, _ = compose_config(ROOT)
     assert (cfg.model.name, cfg.model.drop_path_rate) == ("vim_tiny_patch16_224", 0.0)
-    assert cfg.model.patch_size is cfg.model.class_token is cfg.model.init_reverse_dt_bias is None
+    assert cfg.model.patch_size is cfg.model.class_token is None
+    assert (cfg.model.divide_out, cfg.model.init_reverse_dt_bias) == (True, False)
     assert (cfg.task.loss, cfg.task.label_smoothing) == (Loss.cross_entropy, 0.1)
 
     optim = cfg.optim
     assert (optim.name, optim.weight_decay, optim.betas, optim.eps) == ("adamw", 0.1, [0.9, 0.999], 1e-8)
     assert (optim.lr, optim.lr_batch_size, cfg.data.batch_size) == (5e-4, 512, 1024)
     assert optim.decay_a_log
-    assert (optim.grad_clip_norm, optim.accumulate) == (None, 1)
+    assert (optim.grad_clip_norm, optim.accumulate) == (None, None)
 
     schedule = cfg.schedule
     assert (schedule.name, schedule.epochs, schedule.warmup_epochs) == ("cosine", 300, 5)
@@ -69,14 +77,55 @@ def test_vim_tiny_is_the_published_pretraining() -> None:
 
 @pytest.mark.parametrize("recipe", options("recipe"))
 def test_every_recipe_composes(recipe: str) -> None:
-    root = [] if recipe == "quickstart" else ["data.root=."]
-    assert compose_config([f"recipe={recipe}", *root])[0].run.name == recipe
+    assert compose_config([f"recipe={recipe}", *needs(recipe)])[0].run.name == recipe
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changed"),
+    [
+        ("vim_small", {"optim.lr": 1e-3, "optim.weight_decay": 0.05, "data.batch_size": 512, "data.lane": 64}),
+        ("vim_base", {"optim.weight_decay": 0.05, "data.lane": 64}),
+        ("deit_tiny", {"optim.weight_decay": 0.05}),
+        ("deit_small", {"optim.weight_decay": 0.05}),
+        ("vit_tiny", {}),
+    ],
+)
+def test_a_recipe_differs_from_vim_tinys_in_what_it_says(recipe: str, changed: dict[str, float]) -> None:
+    """In the model too; and a pass is of one lane."""
+    tiny, other = (leaves(compose_config([f"recipe={name}", *needs(name)])[1]) for name in ("vim_tiny", recipe))
+    changed = changed | {"data.micro_batch_size": other["data.lane"]}
+    differ = {key: other[key] for key in other if other[key] != tiny[key] and not key.startswith(("model.", "run."))}
+    assert differ == {key: value for key, value in changed.items() if value != tiny[key]}
+    assert other["data.micro_batch_size"] == other["data.lane"]
+
+
+@pytest.mark.parametrize("size", ["small", "base"])
+def test_vit_differs_from_vim_in_the_model_alone(size: str) -> None:
+    vim, vit = (leaves(compose_config([f"recipe={name}_{size}", *needs(name)])[1]) for name in ("vim", "vit"))
+    rate = vim["model.drop_path_rate"]
+    assert vit["model.drop_path_rate"] == rate
+    assert {key for key in vim if vim[key] != vit[key]} == {
+        "run.name", "model.name", "model.divide_out", "model.init_reverse_dt_bias",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("size", ["tiny", "small"])
+def test_fine_tuning_at_stride_8_is_the_published_one(size: str) -> None:
+    recipe = f"vim_{size}_stride8"
+    cfg, _ = compose_config([f"recipe={recipe}", *needs(recipe)])
+    assert (cfg.model.name, cfg.model.drop_path_rate) == (f"vim_{size}_patch16_stride8_224", 0.0)
+    assert (cfg.schedule.name, cfg.schedule.epochs, cfg.schedule.warmup_epochs) == ("constant", 30, 0)
+    assert peak_lr(cfg.optim, cfg.data.batch_size) == 1e-5
+    assert (cfg.optim.weight_decay, cfg.data.batch_size, cfg.data.lane, cfg.data.repeats) == (1e-8, 1024, 128, 3)
+    with pytest.raises(UserError, match=rf"^model.checkpoint=runs/vim_{size}: no such file or folder$"):
+        compose_config([f"recipe={recipe}", "data.root=."])
 
 
 @pytest.mark.parametrize("choice", [f"{group}={option}" for group in groups() for option in options(group)])
 def test_every_option_composes_with_the_default_recipe(choice: str) -> None:
-    extra = {"data=folder": ["data.root=."], "model=timm": ["model.name=resnet18"], "recipe=vim_tiny": ["data.root=."]}
-    compose_config([choice, *extra.get(choice, [])])
+    extra = {"data=folder": ["data.root=."], "model=timm": ["model.name=resnet18"]}
+    group, _, option = choice.partition("=")
+    compose_config([choice, *(needs(option) if group == "recipe" else extra.get(choice, []))])
 
 
 @pytest.mark.parametrize(

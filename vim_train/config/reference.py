@@ -20,7 +20,7 @@ vim-train: trains Vision Mamba on images; without arguments, on images it brings
   vim-train                                           minutes on two CPU cores
   vim-train data=folder data.root=DIR model=vim_tiny  on images of your own
   vim-train recipe=vim_tiny data.root=DIR             the published ImageNet run
-  vim-train -m optim.lr=1e-3,3e-3                     a sweep, run after run
+  vim-train -m optim.lr=1e-3,3e-3                     a sweep over values
 
 Recipes
 {recipes}
@@ -31,7 +31,6 @@ Keys used most (vim-train --help KEY or GROUP explains; all: docs/config.md)
 Flags
   --cfg job --resolve   print the configuration instead of training
   --config-dir DIR      recipes and options of your own, DIR/recipe/NAME.yaml
-  -m                    sweep over values with commas between them
   -sc install=bash      tab completion: eval "$(vim-train -sc install=bash)"
   --version"""
 
@@ -94,7 +93,7 @@ def train_help(arguments: list[str]) -> str:
     if arguments:
         return _explained(arguments, TrainConfig, "train")
     keys = textwrap.fill(USED_MOST, 80, initial_indent="  ", subsequent_indent="  ")
-    recipes = "\n".join(_fit(f"  {name:<12}{summary('recipe', name)}") for name in options("recipe"))
+    recipes = "\n".join(_fit(f"  {name:<18}{summary('recipe', name)}") for name in options("recipe"))
     lines = [f"  {group:<12}{', '.join(options(group))}" for group in groups() if group != "recipe"]
     return TRAIN.format(recipes=recipes, groups="\n".join(map(_fit, lines)), keys=keys)
 
