@@ -118,6 +118,10 @@ COMBINATIONS = [
         ("determinism=strict", "optim.grad_compression=bf16"),
         "optim.grad_compression=bf16: takes none with determinism=strict, whose gradients are exchanged whole",
     ),
+    (
+        ("optim.grad_clip_norm=null", "optim.grad_clip_value=0.1", "optim.agc=0.01"),
+        "optim.agc=0.01: takes null with optim.grad_clip_value: gradients are clipped in one way",
+    ),
     (("data.name=folder", "data.root=/nope"), "data.root=/nope: no such folder"),
     (("data.name=folder", f"data.root={__file__}"), f"data.root={__file__}: is a file; takes a folder of images"),
 ]

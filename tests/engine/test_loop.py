@@ -187,6 +187,29 @@ def test_a_run_that_goes_on_takes_the_optimiser_settings_of_its_configuration(tm
         toy_trainer(cfg, tmp_path).restore(loaded)
 
 
+def test_layer_decay_survives_a_resume_and_follows_the_configuration(tmp_path: Path) -> None:
+    cfg = toy_config()
+    cfg.checkpoint.keep = 100
+
+    def trainer(folder: str, layer_decay: float):
+        cfg.optim.layer_decay = None
+        made = toy_trainer(cfg, tmp_path / folder)
+        made.task.model.group_matcher = lambda coarse: {"stem": "^weight", "head": "^bias"}
+        cfg.optim.layer_decay = layer_decay
+        return type(made)(cfg, made.task, made.schedule, made.ranks, made.run_dir, {}, made.report, made.stop)
+
+    whole = trainer("whole", 0.5)
+    whole.train()
+    loaded = checkpoint.load(tmp_path / "whole" / "checkpoints" / "step_00000004")
+    resumed = trainer("resumed", 0.5)
+    resumed.restore(loaded)
+    resumed.train()
+    assert_same(weights(whole), weights(resumed))
+    changed = trainer("changed", 0.25)
+    changed.restore(loaded)
+    assert sorted(group["lr_scale"] for group in changed.state.optimizer.param_groups) == [0.25, 1.0]
+
+
 def test_non_finite_stops_before_the_update(tmp_path: Path) -> None:
     trainer = toy_trainer(toy_config(), tmp_path)
     trainer.task.poison_at = {3}

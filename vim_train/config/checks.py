@@ -84,7 +84,10 @@ RANGES = {
     "optim.betas": SHARE,
     "optim.eps": POSITIVE,
     "optim.momentum": SHARE,
+    "optim.layer_decay": PART,
     "optim.grad_clip_norm": POSITIVE,
+    "optim.grad_clip_value": POSITIVE,
+    "optim.agc": POSITIVE,
     "optim.accumulate": AT_LEAST_1,
     "optim.non_finite_max": AT_LEAST_1,
     "schedule.epochs": AT_LEAST_1,
@@ -249,6 +252,13 @@ def _check_augment(augment: AugmentConfig, lane: int) -> None:
 def _check_optim(optim: OptimConfig) -> None:
     if len(optim.betas) not in (2, 3):
         raise refusal("optim.betas", optim.betas, "two numbers, three for optimisers such as adan")
+    clips = [name for name in ("grad_clip_norm", "grad_clip_value", "agc") if getattr(optim, name) is not None]
+    if len(clips) > 1:
+        raise refusal(
+            f"optim.{clips[1]}",
+            getattr(optim, clips[1]),
+            f"null with optim.{clips[0]}: gradients are clipped in one way",
+        )
 
 
 def peak_lr(optim: OptimConfig, batch_size: int) -> float:

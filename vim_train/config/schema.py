@@ -256,6 +256,8 @@ class OptimConfig:
     """Decoupled weight decay, on matrices only: not on 1-D parameters, position embedding or class tokens."""
     decay_a_log: bool = True
     """Decay A_log and A_b_log too, as the published runs did."""
+    layer_decay: float | None = None
+    """Each layer's learning rate is this times that of the layer above it, the head's being full; null: all full."""
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     """Adam's decay rates, for optimisers that have them."""
     eps: float = 1e-8
@@ -266,6 +268,10 @@ class OptimConfig:
     """Clip the gradient's global norm to this; null: never."""
     accumulate: int | None = 1
     """Passes of a batch, the result is the same up to rounding; null: as few as `data.micro_batch_size` allows."""
+    grad_clip_value: float | None = None
+    """Clip every number of the gradient to this, up and down; null: never."""
+    agc: float | None = None
+    """Adaptive clipping: a unit's gradient norm to this times its weights' norm, the head left out; null: never."""
     non_finite: NonFinite = NonFinite.stop
     """A loss or gradient that is not finite: stop with exit code 3, or skip that update."""
     non_finite_max: int = 10

@@ -15,6 +15,7 @@ from vim_train.config.durations import to_steps
 from vim_train.config.passes import passes
 from vim_train.config.schema import Determinism, NonFinite, TrainConfig
 from vim_train.engine import checkpoint
+from vim_train.engine.clipping import create_clip
 from vim_train.engine.drift import check_replicas
 from vim_train.engine.evaluation import evaluate
 from vim_train.engine.lanes import LaneLoss, strict_gradients
@@ -62,6 +63,7 @@ class Trainer(Generic[B]):
             create_ema(model, cfg.ema),
         )
         self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.clip = create_clip(model, cfg.optim)
         self.total_steps = self.schedule.total_steps
         self.passes = passes(cfg, self.ranks.world)
         self.last_metrics: dict[str, float] = {}
@@ -134,12 +136,11 @@ class Trainer(Generic[B]):
 
     def _step(self, batches: Iterator[B], lr: float) -> float:
         """Forward, backward and update over one global batch; returns its loss."""
-        optim, state, scaler = self.cfg.optim, self.state, self.state.precision.scaler
+        state, scaler = self.state, self.state.precision.scaler
         loss, norm = self.loss_and_norm(batches)
         loss_value, norm_value = self._read(loss, norm)  # the step's only host synchronisation
         if self._finite(loss_value, norm_value):
-            if optim.grad_clip_norm is not None:
-                torch.nn.utils.clip_grads_with_norm_(self.parameters, optim.grad_clip_norm, norm)
+            self.clip(norm)
             set_lr(state.optimizer, lr)
             scaler.step(state.optimizer)
             state.update_ema(self.cfg.ema.warmup)

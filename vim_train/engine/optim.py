@@ -15,8 +15,11 @@ FUSED = ("adam", "adamw", "sgd")  # torch's own, which have a fused kernel on CP
 def create_optimizer(model: nn.Module, cfg: OptimConfig, lr: float) -> Optimizer:
     """Any of timm's optimisers; 1-D parameters and those in ``model.no_weight_decay()`` are not decayed.
 
+    With `layer_decay` each layer that ``model.group_matcher()`` tells apart has groups of its own (arXiv:2106.08254).
+
     Raises:
-        UserError: a name that timm does not know, or an argument that the optimiser refuses.
+        UserError: a name that timm does not know, an argument that the optimiser refuses, or a layer decay where all
+            parameters that train are in one layer.
     """
     if cfg.name not in list_optimizers():
         close = ", ".join(map(str, list_optimizers(f"*{cfg.name[:4]}*")[:8])) or "adamw, sgd, lamb, lion, muon"
@@ -32,14 +35,32 @@ def create_optimizer(model: nn.Module, cfg: OptimConfig, lr: float) -> Optimizer
     if cfg.name in FUSED:
         arguments["fused"] = True
     try:
-        return create_optimizer_v2(
-            model, opt=cfg.name, lr=lr, weight_decay=cfg.weight_decay, momentum=cfg.momentum, **arguments
+        optimizer = create_optimizer_v2(
+            model,
+            opt=cfg.name,
+            lr=lr,
+            weight_decay=cfg.weight_decay,
+            momentum=cfg.momentum,
+            layer_decay=cfg.layer_decay,
+            **arguments,
         )
     except (TypeError, ValueError) as error:
         raise UserError(f"optim.name={cfg.name}: {error}") from error
+    for group in optimizer.param_groups:
+        group.setdefault("lr_scale", 1.0)
+    if cfg.layer_decay not in (None, 1.0) and len({group["lr_scale"] for group in optimizer.param_groups}) == 1:
+        raise UserError(f"optim.layer_decay={cfg.layer_decay:g}: takes null where all that trains is in one layer")
+    return optimizer
+
+
+def head_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Those of the classifier, as timm's ``get_classifier`` has it; none for a model without."""
+    found: Any = getattr(model, "get_classifier", tuple)()
+    heads = found if isinstance(found, tuple | list) else (found,)
+    return [p for head in heads for p in head.parameters()]
 
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:
-    """Set every group's rate; a group may carry a factor of its own (`lr_scale`)."""
+    """Set every group's rate, which is `lr` times its own `lr_scale`."""
     for group in optimizer.param_groups:
-        group["lr"] = lr * group.get("lr_scale", 1.0)
+        group["lr"] = lr * group["lr_scale"]

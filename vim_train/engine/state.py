@@ -13,7 +13,7 @@ from vim_train.config.schema import EmaConfig
 from vim_train.engine.checkpoint import Loaded, check_compatible
 from vim_train.engine.precision import Precision
 
-CONFIGURED = ("weight_decay", "betas", "eps", "momentum")
+CONFIGURED = ("weight_decay", "betas", "eps", "momentum", "lr_scale")
 """What an optimiser's state holds but the configuration decides, also of a run that goes on with another one."""
 
 

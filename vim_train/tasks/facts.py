@@ -82,7 +82,14 @@ def _lr_line(cfg: TrainConfig, schedule: Schedule) -> str:
     line = f"{schedule.peak:.4g}"
     if cfg.optim.lr_batch_size is not None:
         line += f" = {cfg.optim.lr:.4g} x {cfg.data.batch_size} / {cfg.optim.lr_batch_size}"
-    return f"{line}, {cfg.schedule.name}, {cfg.optim.name}"
+    line += f", {cfg.schedule.name}, {cfg.optim.name}"
+    words = {
+        "layer decay": cfg.optim.layer_decay,
+        "gradient norm clipped to": cfg.optim.grad_clip_norm,
+        "gradients clipped to": cfg.optim.grad_clip_value,
+        "adaptive gradient clipping": cfg.optim.agc,
+    }
+    return line + "".join(f", {name} {value:g}" for name, value in words.items() if value is not None)
 
 
 def _cpu_name() -> str:
