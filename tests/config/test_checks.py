@@ -118,6 +118,17 @@ COMBINATIONS = [
         ("determinism=strict", "optim.grad_compression=bf16"),
         "optim.grad_compression=bf16: takes none with determinism=strict, whose gradients are exchanged whole",
     ),
+    (("task.bce_threshold=0.2",), "task.bce_threshold=0.2: takes null but with task.loss=bce"),
+    (("task.bce_sum=true",), "task.bce_sum=true: takes false but with task.loss=bce"),
+    (("model.reset_head=true",), "model.reset_head=true: takes false without model.checkpoint: all weights are fresh"),
+    (
+        ("model.freeze=backbone", "optim.grad_clip_norm=null", "optim.agc=0.01"),
+        "optim.agc=0.01: takes null with model.freeze=backbone: it leaves the head out",
+    ),
+    (
+        ("model.sync_bn=true", "determinism=strict"),
+        "model.sync_bn=true: takes false with determinism=strict, whose lanes have statistics of their own",
+    ),
     (
         ("optim.grad_clip_norm=null", "optim.grad_clip_value=0.1", "optim.agc=0.01"),
         "optim.agc=0.01: takes null with optim.grad_clip_value: gradients are clipped in one way",

@@ -18,7 +18,9 @@ from vim_train.config.schema import (
     DataName,
     Determinism,
     Device,
+    Freeze,
     GradCompression,
+    Loss,
     OptimConfig,
     ScheduleConfig,
     TrainConfig,
@@ -45,6 +47,7 @@ RANGES = {
     "seed": Range("a whole number from 0 to 2^63 - 1", lambda x: 0 <= x < 2**63),
     "gpus": AT_LEAST_1,
     "run.hang_timeout_s": POSITIVE,
+    "task.bce_threshold": SHARE,
     "task.label_smoothing": SHARE,
     "model.drop_path_rate": SHARE,
     "model.in_chans": Range("1 or 3", lambda x: x in (1, 3)),
@@ -140,6 +143,7 @@ def check_train(cfg: TrainConfig) -> None:
     _check_batch(cfg)
     _check_augment(cfg.augment, cfg.data.lane)
     _check_optim(cfg.optim)
+    _check_features(cfg)
     if cfg.determinism is Determinism.strict and cfg.optim.grad_compression is not GradCompression.none:
         wanted = "none with determinism=strict, whose gradients are exchanged whole"
         raise refusal("optim.grad_compression", cfg.optim.grad_compression, wanted)
@@ -161,6 +165,8 @@ def _show(value: object) -> str:
         return value.name
     if isinstance(value, float):
         return f"{value:g}"
+    if isinstance(value, bool):
+        return str(value).lower()
     return "null" if value is None else str(value)
 
 
@@ -259,6 +265,20 @@ def _check_optim(optim: OptimConfig) -> None:
             getattr(optim, clips[1]),
             f"null with optim.{clips[0]}: gradients are clipped in one way",
         )
+
+
+def _check_features(cfg: TrainConfig) -> None:
+    """What goes only with another key, or not with it."""
+    if cfg.task.loss is not Loss.bce:
+        for key, default in {"task.bce_threshold": None, "task.bce_sum": False}.items():
+            if (value := _get(cfg, key)) != default:
+                raise refusal(key, value, f"{_show(default)} but with task.loss=bce")
+    if cfg.model.reset_head and cfg.model.checkpoint is None:
+        raise refusal("model.reset_head", True, "false without model.checkpoint: all weights are fresh")
+    if cfg.model.freeze is Freeze.backbone and cfg.optim.agc is not None:
+        raise refusal("optim.agc", cfg.optim.agc, "null with model.freeze=backbone: it leaves the head out")
+    if cfg.model.sync_bn and cfg.determinism is Determinism.strict:
+        raise refusal("model.sync_bn", True, "false with determinism=strict, whose lanes have statistics of their own")
 
 
 def peak_lr(optim: OptimConfig, batch_size: int) -> float:

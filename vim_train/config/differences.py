@@ -27,7 +27,9 @@ class Change(Enum):
 CHANGES = {
     **dict.fromkeys(("seed", "task.name", "model", "data.name", "optim.name"), Change.refused),
     **dict.fromkeys(("data.img_size", "data.val_fraction"), Change.refused),
-    **dict.fromkeys(("model.drop_path_rate", "model.recompute_states"), Change.named),
+    **dict.fromkeys(
+        ("model.drop_path_rate", "model.recompute_states", "model.grad_checkpointing", "model.sync_bn"), Change.named
+    ),
     **dict.fromkeys(("run", "debug", "replay", "device", "gpus", "logger", "checkpoint"), Change.free),
     **dict.fromkeys(("data.workers", "data.bad_images", "data.bad_images_max"), Change.free),
     **dict.fromkeys(("ops.threads", "ops.tune_malloc"), Change.free),

@@ -106,6 +106,11 @@ class ClassToken(Enum):
     none = "none"
 
 
+class Freeze(Enum):
+    none = "none"
+    backbone = "backbone"
+
+
 class Pool(Enum):
     mean = "mean"
     max = "max"
@@ -134,6 +139,10 @@ class TaskConfig:
     """What is learnt. Only `classification` so far."""
     loss: Loss = Loss.cross_entropy
     """cross_entropy takes hard or mixed targets; bce is one binary loss a class on the same targets."""
+    bce_threshold: float | None = None
+    """With bce: targets above this become 1 and all others 0, after mixing and smoothing; null: left as they are."""
+    bce_sum: bool = False
+    """With bce: add the losses of the classes up, where otherwise their mean is taken."""
     label_smoothing: float = 0.0
     """Share of the target spread over all classes, in [0, 1)."""
 
@@ -144,10 +153,20 @@ class ModelConfig:
     """A model that timm can create: vim_tiny_patch16_224 and its siblings, or any other timm name."""
     checkpoint: str | None = None
     """Start from these weights: a run, a checkpoint directory or a .safetensors file."""
+    reset_head: bool = False
+    """Start the classifier afresh and not from `model.checkpoint`, also for the same classes."""
+    freeze: Freeze = Freeze.none
+    """backbone: only the classifier trains (linear probe); all else computes as in evaluation, norm statistics too."""
     drop_path_rate: float = 0.0
     """Stochastic depth of the last block, in [0, 1); earlier blocks rise to it linearly."""
     in_chans: int = 3
     """Channels of the image: 3 (RGB) or 1 (grey)."""
+    grad_checkpointing: bool = False
+    """Keep only the blocks' inputs for the backward pass, which computes the rest again: less memory, slower."""
+    channels_last: bool = False
+    """Keep weights with channels last in memory: faster convolutional networks; of no use to Vim."""
+    sync_bn: bool = False
+    """Batch norms take their statistics from the images of all ranks; GPUs only."""
     patch_size: int | None = None
     """Side of a patch in pixels; null: as the named model has it. So for each key below."""
     stride: int | None = None

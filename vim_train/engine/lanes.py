@@ -58,5 +58,6 @@ def strict_gradients(
     total = total.to(ranks.device) / lanes
     *grads, loss = total.split([*(p.numel() for p in parameters), 1])
     for parameter, grad in zip(parameters, grads, strict=True):
-        parameter.grad = grad.view_as(parameter)
+        # Fused optimisers go by memory, not by strides: the gradient has to have the parameter's.
+        parameter.grad = torch.empty_like(parameter).copy_(grad.view_as(parameter))
     return loss.squeeze()

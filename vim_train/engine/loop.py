@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vim_train.config.durations import to_steps
 from vim_train.config.passes import passes
-from vim_train.config.schema import Determinism, NonFinite, TrainConfig
+from vim_train.config.schema import Determinism, Freeze, NonFinite, TrainConfig
 from vim_train.engine import checkpoint
 from vim_train.engine.clipping import create_clip
 from vim_train.engine.drift import check_replicas
@@ -110,7 +110,7 @@ class Trainer(Generic[B]):
                 self._save(improved, last=counters.step == total)
 
         batches = self.task.train_batches(counters.step, total)
-        state.model.train()
+        state.model.train(cfg.model.freeze is Freeze.none)  # a frozen one keeps its statistics and drops nothing
         stopping = False
         while counters.step < total and not stopping:
             lr = self.schedule.lr(counters.step)

@@ -13,7 +13,10 @@ import vim_train.models  # noqa: F401  (registers the Vim variants)
 from vim_train.config.errors import UserError
 from vim_train.config.schema import ModelConfig, TrainConfig
 
-NOT_ARGUMENTS = ("name", "checkpoint", "drop_path_rate", "in_chans")
+NOT_ARGUMENTS = (
+    *("name", "checkpoint", "reset_head", "freeze", "drop_path_rate", "in_chans"),
+    *("grad_checkpointing", "channels_last", "sync_bn"),
+)
 
 
 def build_model(cfg: TrainConfig, num_classes: int) -> nn.Module:

@@ -10,7 +10,7 @@ from timm.loss import BinaryCrossEntropy
 from torch import Tensor, nn
 
 from vim_train.config.errors import UserError
-from vim_train.config.schema import Loss, TrainConfig
+from vim_train.config.schema import Loss, TaskConfig, TrainConfig
 from vim_train.data.batch import BadRecord, Batch
 from vim_train.data.images import open_images
 from vim_train.data.order import Stream, key, uniform
@@ -19,6 +19,7 @@ from vim_train.data.stream import EvalStream, TrainStream, merge_records
 from vim_train.engine.ranks import Ranks
 from vim_train.models.vim import Vim
 from vim_train.tasks.build import build_model
+from vim_train.tasks.prepare import prepare
 
 
 class Validation:
@@ -74,8 +75,8 @@ class Classification(Validation):
         )
         self.steps_per_epoch = self.train_stream.steps_per_epoch
         super().__init__(cfg, ranks)
-        self.model: nn.Module = build_model(cfg, len(self.classes)).to(self.device)
-        self.criterion = _criterion(cfg.task.loss)
+        self.model: nn.Module = prepare(build_model(cfg, len(self.classes)), cfg.model, self.device)
+        self.criterion = _criterion(cfg.task)
 
     def train_batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
         return self.train_stream.batches(first_step, last_step)
@@ -132,9 +133,9 @@ def classification_counts(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.stack([torch.full_like(loss, len(labels)), *(count.double() for count in right), loss])
 
 
-def _criterion(loss: Loss) -> nn.Module:
-    if loss is Loss.bce:
-        return BinaryCrossEntropy(smoothing=0.0)
+def _criterion(cfg: TaskConfig) -> nn.Module:
+    if cfg.loss is Loss.bce:
+        return BinaryCrossEntropy(smoothing=0.0, target_threshold=cfg.bce_threshold, sum_classes=cfg.bce_sum)
     return nn.CrossEntropyLoss()
 
 

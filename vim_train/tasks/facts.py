@@ -6,10 +6,11 @@ from importlib import metadata
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from vim_train import __version__, ops
 from vim_train.config.passes import passes
-from vim_train.config.schema import DataConfig, TrainConfig
+from vim_train.config.schema import DataConfig, Freeze, TrainConfig
 from vim_train.data.pixels import pixel_status
 from vim_train.data.sources.classes import unusual_count
 from vim_train.engine.schedule import Schedule
@@ -20,7 +21,6 @@ def provenance(cfg: TrainConfig, task: Classification, schedule: Schedule, run_d
     """What decides the numbers of this run: versions, machine, data, model, batch and schedule."""
     data = cfg.data
     counts = f"{len(task.train_source):,} + {len(task.val_source):,} images, {len(task.classes)} classes"
-    parameters = sum(p.numel() for p in task.model.parameters())
     return {
         "vim-train": __version__ + _commit(),
         "torch": f"{torch.__version__}, timm {metadata.version('timm')}, Pillow {metadata.version('pillow')}",
@@ -28,7 +28,7 @@ def provenance(cfg: TrainConfig, task: Classification, schedule: Schedule, run_d
         "device": device_line(task.device, task.ranks.world),
         "data": f"{_source_line(task, data)}: {counts}, {data.img_size} px, data.workers={data.workers}",
         "pixels": pixel_status(),
-        "model": f"{cfg.model.name}, {parameters:,} parameters",
+        "model": _model_line(cfg, task.model),
         "batch": _batch_line(cfg, task.ranks.world),
         "lr": _lr_line(cfg, schedule),
         "steps": f"{schedule.total_steps:,} = {cfg.schedule.epochs} epochs of {task.steps_per_epoch:,}",
@@ -70,6 +70,21 @@ def device_line(device: torch.device, world: int) -> str:
 def device_name(device: torch.device) -> str:
     """What computes, by its maker's name."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({_cpu_name()})"
+
+
+def _model_line(cfg: TrainConfig, model: nn.Module) -> str:
+    """Its size, and what is done with it that is not the default."""
+    every = sum(p.numel() for p in model.parameters())
+    words = [cfg.model.name, f"{every:,} parameters"]
+    if cfg.model.freeze is Freeze.backbone:
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        words.append(f"only the head trains: {trained:,} of them")
+    chosen = {
+        "activation checkpointing": cfg.model.grad_checkpointing,
+        "channels last": cfg.model.channels_last,
+        "synchronised batch norm": cfg.model.sync_bn,
+    }
+    return ", ".join([*words, *(name for name, wanted in chosen.items() if wanted)])
 
 
 def _batch_line(cfg: TrainConfig, world: int) -> str:

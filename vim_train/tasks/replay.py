@@ -16,7 +16,7 @@ from vim_train.config.checks import check_train, peak_lr
 from vim_train.config.compose import restore_config
 from vim_train.config.errors import FAILED, UserError
 from vim_train.config.passes import passes
-from vim_train.config.schema import Determinism, TrainConfig
+from vim_train.config.schema import Determinism, Freeze, TrainConfig
 from vim_train.data.batch import Batch
 from vim_train.engine.loop import Trainer
 from vim_train.engine.ranks import Ranks
@@ -72,7 +72,7 @@ def _configuration(command: TrainConfig, bad: BadStep, file: Path) -> TrainConfi
         gpus=None,
         ops=command.ops,
         debug=command.debug,
-        model=replace(cfg.model, checkpoint=None),
+        model=replace(cfg.model, checkpoint=None, reset_head=False),
         data=replace(cfg.data, root=root, workers=workers, micro_batch_size=None),
         optim=replace(cfg.optim, accumulate=count),
         ema=replace(cfg.ema, decay=None),
@@ -88,7 +88,7 @@ def _replay(trainer: Trainer[Batch], task: Classification, bad: BadStep, file: P
     if scaler.is_enabled():
         scaler.load_state_dict({**scaler.state_dict(), "scale": bad.loss_scale})
     load_into(task.model, weights)
-    task.model.train()
+    task.model.train(trainer.cfg.model.freeze is Freeze.none)
     with first_not_finite(task.model) as found:
         loss, norm = (float(each) for each in trainer.loss_and_norm(task.train_batches(bad.step, bad.step + 1)))
     same = _alike(loss, bad.loss) and _alike(norm, bad.grad_norm)

@@ -38,6 +38,7 @@ from vim_train.report.report import NullReport, Report, open_report
 from vim_train.report.summary import versions
 from vim_train.tasks.classification import Classification
 from vim_train.tasks.facts import device_name, provenance
+from vim_train.tasks.prepare import keep_head
 from vim_train.tasks.replay import replay
 from vim_train.tasks.weights import load_into
 
@@ -160,7 +161,12 @@ def _start_weights(cfg: TrainConfig, run: Opened, task: Classification) -> list[
     """Load what a new run is to start from; returns notes for the user."""
     if run.resume_from is not None or cfg.model.checkpoint is None:
         return []
-    return [f"starts from the weights of {load_into(task.model, cfg.model.checkpoint)['path']}"]
+    put_back = keep_head(task.model)
+    note = f"starts from the weights of {load_into(task.model, cfg.model.checkpoint)['path']}"
+    if cfg.model.reset_head:
+        put_back()
+        note += ", with a fresh head"
+    return [note]
 
 
 def _resume(cfg: TrainConfig, run: Opened, trainer: Trainer[Batch]) -> list[str]:
