@@ -63,7 +63,7 @@ SINGLE = {
     "ema.decay=1": "ema.decay=1: takes a number between 0 and 1",
     "checkpoint.keep=1": "checkpoint.keep=1: takes a whole number from 2",
     "task.name=detection": "task.name=detection: takes classification",
-    "schedule.name=cosin": "schedule.name=cosin: takes cosine or constant",
+    "schedule.name=cosin": "schedule.name=cosin: takes cosine, constant, wsd or poly",
     "eval.every=5": "eval.every=5: takes 5ep, 200st or 1000000im (epochs, steps, images)",
     "run.name=../x": "run.name=../x: takes a folder name under run.root, without / and not starting with a dot",
     "run.name=''": "run.name=: takes a folder name under run.root, without / and not starting with a dot",
@@ -107,6 +107,14 @@ COMBINATIONS = [
     (
         ("schedule.epochs=3", "schedule.warmup_epochs=3"),
         "schedule.warmup_epochs=3: takes less than schedule.epochs=3",
+    ),
+    (
+        ("schedule.name=wsd", "schedule.epochs=4", "schedule.warmup_epochs=1", "schedule.decay_epochs=3.5"),
+        "schedule.decay_epochs=3.5: takes at most the 3 epochs after warm-up",
+    ),
+    (
+        ("schedule.name=wsd", "optim.lr=1e-6"),
+        "schedule.min_lr=1e-05: takes at most the peak learning rate, 1e-06",
     ),
     (("optim.lr=1e-6",), "schedule.min_lr=1e-05: takes at most the peak learning rate, 1e-06"),
     (
@@ -166,7 +174,7 @@ def test_what_a_key_accepts_is_said_as_narrowly_as_it_is_checked() -> None:
     assert accepts(KEYS["optim.lr"]) == "a number above 0"
     assert accepts(KEYS["optim.grad_clip_norm"]) == "a number above 0 or null"
     assert accepts(KEYS["optim.betas"]) == "a list of numbers, [0.5,0.9]"
-    assert accepts(KEYS["schedule.name"]) == "cosine or constant"
+    assert accepts(KEYS["schedule.name"]) == "cosine, constant, wsd or poly"
     assert accepts(KEYS["logger.every"]) == "5ep, 200st or 1000000im (epochs, steps, images)"
     assert accepts(KEYS["logger.wandb.tags"]) == "a list of words, [a,b]"
 

@@ -5,8 +5,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from timm.scheduler import WSDLRScheduler
 
 from vim_train.config.checks import peak_lr
 from vim_train.config.schema import OptimConfig, ScheduleConfig, StepPer
@@ -53,3 +55,34 @@ def test_constant_schedule_stays_at_the_peak_after_warmup() -> None:
     schedule = Schedule(ScheduleConfig(name="constant", epochs=10, warmup_epochs=2), 0.1, 10)
     assert schedule.lr(20) == schedule.lr(99) == 0.1
     assert schedule.lr(10) < 0.1
+
+
+@pytest.mark.parametrize("shape", ["linear", "cosine", "1-sqrt"])
+@pytest.mark.parametrize("step_per", [StepPer.step, StepPer.epoch])
+def test_wsd_is_timms(shape: str, step_per: StepPer) -> None:
+    cfg = ScheduleConfig(name="wsd", epochs=12, warmup_epochs=2, decay_epochs=3, decay_shape=shape, step_per=step_per)
+    schedule = Schedule(cfg, 0.1, 5)
+    per = 5 if step_per is StepPer.step else 1
+    timms = WSDLRScheduler(
+        torch.optim.SGD([torch.zeros(1)], lr=0.1), t_initial=10 * per, decay_t=3 * per, lr_min=cfg.min_lr,
+        decay_fn=shape, warmup_t=2 * per, warmup_lr_init=cfg.warmup_lr,
+    )  # fmt: skip
+    for step in range(schedule.total_steps):
+        time = step if step_per is StepPer.step else max(step // 5 - 1, 0)
+        assert schedule.lr(step) == pytest.approx(timms._get_lr(time)[0], rel=1e-9)
+    assert schedule.lr(44) == 0.1
+    assert schedule.lr(59) < 0.1
+
+
+def test_wsd_decays_over_a_fifth_unless_told() -> None:
+    schedule = Schedule(ScheduleConfig(name="wsd", epochs=10, warmup_epochs=0, decay_shape="linear"), 0.1, 10)
+    assert schedule.lr(79) == schedule.lr(80) == 0.1
+    assert schedule.lr(90) == pytest.approx((0.1 + 1e-5) / 2)
+    assert schedule.lr(100) == 1e-5
+
+
+def test_poly_of_power_one_is_a_straight_line_to_the_end() -> None:
+    line = Schedule(ScheduleConfig(name="poly", epochs=10, warmup_epochs=1, min_lr=0), 0.1, 10)
+    assert [line.lr(step) for step in (10, 50, 100)] == pytest.approx([0.09, 0.05, 0])
+    steeper = Schedule(ScheduleConfig(name="poly", power=2, epochs=10, warmup_epochs=0, min_lr=0.02), 0.1, 10)
+    assert steeper.lr(50) == pytest.approx(0.04)

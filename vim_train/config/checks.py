@@ -97,6 +97,8 @@ RANGES = {
     "schedule.warmup_epochs": NOT_NEGATIVE,
     "schedule.warmup_lr": NOT_NEGATIVE,
     "schedule.min_lr": NOT_NEGATIVE,
+    "schedule.decay_epochs": POSITIVE,
+    "schedule.power": POSITIVE,
     "ema.decay": BETWEEN,
     "ops.threads": AT_LEAST_1,
     "max_side": AT_LEAST_1,
@@ -105,7 +107,11 @@ RANGES = {
 }
 """Every number of the schema; a list's range holds for each of its numbers."""
 
-CHOICES = {"task.name": ["classification"], "schedule.name": ["cosine", "constant"]}
+CHOICES = {
+    "task.name": ["classification"],
+    "schedule.name": ["cosine", "constant", "wsd", "poly"],
+    "schedule.decay_shape": ["linear", "cosine", "1-sqrt"],
+}
 DURATIONS = ("eval.every", "checkpoint.every", "logger.every", "run.drift_every")
 
 
@@ -286,11 +292,21 @@ def peak_lr(optim: OptimConfig, batch_size: int) -> float:
     return optim.lr if optim.lr_batch_size is None else optim.lr * batch_size / optim.lr_batch_size
 
 
+def decay_epochs(schedule: ScheduleConfig) -> float:
+    """Length of the decay at the end of a `wsd` schedule."""
+    return schedule.epochs / 5 if schedule.decay_epochs is None else schedule.decay_epochs
+
+
 def _check_schedule(cfg: TrainConfig) -> None:
     schedule: ScheduleConfig = cfg.schedule
     if schedule.warmup_epochs >= schedule.epochs:
         raise refusal("schedule.warmup_epochs", schedule.warmup_epochs, f"less than schedule.epochs={schedule.epochs}")
-    ends = {"schedule.min_lr": schedule.name == "cosine", "schedule.warmup_lr": schedule.warmup_epochs > 0}
+    if schedule.name == "wsd" and schedule.warmup_epochs + decay_epochs(schedule) > schedule.epochs:
+        left = schedule.epochs - schedule.warmup_epochs
+        wanted = f"at most the {left:g} epochs after warm-up"
+        raise refusal("schedule.decay_epochs", schedule.decay_epochs, wanted)
+    falls = schedule.name in ("cosine", "wsd", "poly")
+    ends = {"schedule.min_lr": falls, "schedule.warmup_lr": schedule.warmup_epochs > 0}
     peak = peak_lr(cfg.optim, cfg.data.batch_size)
     for key, matters in ends.items():
         value = _get(cfg, key)

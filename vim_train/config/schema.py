@@ -302,7 +302,7 @@ class OptimConfig:
 @dataclass
 class ScheduleConfig:
     name: str = "cosine"
-    """Shape after warm-up: cosine or constant."""
+    """Shape after warm-up: cosine, constant, wsd (warm-up, stable, decay) or poly."""
     epochs: int = 300
     """Length of training in epochs."""
     warmup_epochs: float = 5
@@ -313,6 +313,12 @@ class ScheduleConfig:
     """Learning rate at the end; not scaled by the batch."""
     step_per: StepPer = StepPer.step
     """step: a new value every step; epoch: once an epoch and one epoch late, as the published runs did."""
+    decay_epochs: float | None = None
+    """wsd: length of the decay at the end; null: a fifth of `epochs`."""
+    decay_shape: str = "1-sqrt"
+    """wsd: how the rate falls to `min_lr`: linear, cosine or 1-sqrt."""
+    power: float = 1.0
+    """poly: exponent of (1 - share of training done); 1: a straight line, as segmentation trains."""
 
 
 @dataclass
