@@ -65,6 +65,7 @@ SINGLE = {
     "task.name=detection": "task.name=detection: takes classification",
     "schedule.name=cosin": "schedule.name=cosin: takes cosine, constant, wsd or poly",
     "eval.every=5": "eval.every=5: takes 5ep, 200st or 1000000im (epochs, steps, images)",
+    "eval.patience=3": "eval.patience=3: takes 5ep, 200st or 1000000im (epochs, steps, images)",
     "run.name=../x": "run.name=../x: takes a folder name under run.root, without / and not starting with a dot",
     "run.name=''": "run.name=: takes a folder name under run.root, without / and not starting with a dot",
     "data.name=folder": "set data.root=...",

@@ -65,3 +65,14 @@ def test_without_mixing_targets_are_labels_or_smoothed_labels() -> None:
     assert torch.equal(hard, LABELS)
     assert torch.equal(off, LABELS)
     assert torch.allclose(soft, torch.nn.functional.one_hot(LABELS, 5) * 0.9 + 0.02)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_from_the_epoch_on_that_ends_mixing_batches_are_as_without(smoothing: float) -> None:
+    augment = AugmentConfig(mixup_alpha=0.8, cutmix_alpha=1.0, mix_off_epoch=2)
+    plain = Mix(AugmentConfig(), 0, 8, 5, smoothing)(IMAGES, LABELS, 2, POSITIONS)
+    for epoch, mixed in ((1, True), (2, False), (3, False)):
+        images = IMAGES.clone()
+        targets = Mix(augment, 0, 8, 5, smoothing)(images, LABELS, epoch, POSITIONS)
+        assert torch.equal(images, IMAGES) is not mixed
+        assert (targets.shape == plain.shape and torch.equal(targets, plain)) is not mixed

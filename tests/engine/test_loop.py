@@ -12,7 +12,7 @@ from vim_train.config.errors import UserError
 from vim_train.config.schema import Amp, NonFinite
 from vim_train.engine import checkpoint
 from vim_train.engine.evaluation import evaluate
-from vim_train.engine.loop import OVERFLOWS_MAX
+from vim_train.engine.loop import OVERFLOWS_MAX, Trainer
 from vim_train.engine.replay import MOST, plain, read
 from vim_train.engine.state import DivergedError
 from vim_train.engine.stopping import StopRequest
@@ -324,3 +324,57 @@ def test_evaluation_restores_training_mode_and_takes_every_image(tmp_path: Path)
     assert trainer.task.model.training
     assert metrics is not None
     assert metrics["images"] == 3 * 16
+
+
+def test_patience_ends_the_run_and_survives_a_resume(tmp_path: Path) -> None:
+    """The top-1 of the evaluations is 1, 3, 2, 3, 4: two epochs without a better one end at the fourth."""
+    cfg = toy_config()
+    cfg.schedule.epochs, cfg.checkpoint.keep, cfg.eval.patience = 5, 100, "2ep"
+
+    def trainer(run: str, stop: StopRequest | None = None) -> Trainer:
+        made = toy_trainer(cfg, tmp_path / run, stop)
+        scores = {5: 1.0, 10: 3.0, 15: 2.0, 20: 3.0, 25: 4.0}
+        made.task.eval_metrics = lambda counts: {"top1": scores[made.state.counters.step]}
+        return made
+
+    whole = trainer("run")
+    whole.train()
+    assert whole.state.counters.step == 20
+    assert whole.finished
+    for step in (12, 16, 20):  # in the middle of it, and after the end, before the summary was written
+        resumed = trainer(f"from_{step}")
+        resumed.restore(checkpoint.load(tmp_path / "run" / "checkpoints" / f"step_{step:08d}"))
+        resumed.train()
+        assert_same(weights(whole), weights(resumed))
+        assert resumed.finished
+        assert resumed.state.counters == whole.state.counters
+    assert checkpoint.latest(tmp_path / "run").step == 20
+
+    cfg.eval.patience = "11st"
+    longer = trainer("longer")
+    longer.train()
+    assert longer.state.counters.step == 25
+    assert not longer.state.counters.stopped_early
+
+
+def test_an_evaluation_made_up_for_on_resume_can_end_patience(tmp_path: Path) -> None:
+    cfg, stop = toy_config(), StopRequest()
+    cfg.eval.patience = "1ep"
+    first = toy_trainer(cfg, tmp_path, stop)
+    batches = first.task.eval_batches
+    first.task.eval_metrics = lambda counts: {"top1": 1.0}
+
+    def ask_at_ten():
+        stop.caught = signal.SIGTERM if first.state.counters.step == 10 else None
+        return batches()
+
+    first.task.eval_batches = ask_at_ten
+    first.train()
+    assert (first.state.counters.step, first.finished) == (10, False)
+
+    second = toy_trainer(cfg, tmp_path)
+    second.task.eval_metrics = first.task.eval_metrics
+    second.restore(checkpoint.load(checkpoint.latest(tmp_path).path))
+    second.train()
+    assert (second.state.counters.step, second.finished) == (10, True)
+    assert checkpoint.load(checkpoint.latest(tmp_path).path).state["counters"]["stopped_early"]

@@ -81,6 +81,7 @@ RANGES = {
     "augment.cutmix_alpha": NOT_NEGATIVE,
     "augment.mix_prob": PROBABILITY,
     "augment.mix_switch_prob": PROBABILITY,
+    "augment.mix_off_epoch": AT_LEAST_1,
     "optim.lr": POSITIVE,
     "optim.lr_batch_size": AT_LEAST_1,
     "optim.weight_decay": NOT_NEGATIVE,
@@ -112,7 +113,7 @@ CHOICES = {
     "schedule.name": ["cosine", "constant", "wsd", "poly"],
     "schedule.decay_shape": ["linear", "cosine", "1-sqrt"],
 }
-DURATIONS = ("eval.every", "checkpoint.every", "logger.every", "run.drift_every")
+DURATIONS = ("eval.every", "eval.patience", "checkpoint.every", "logger.every", "run.drift_every")
 
 
 def accepts(key: Key) -> str:

@@ -261,6 +261,8 @@ class AugmentConfig:
     """Probability that a lane is mixed at all."""
     mix_switch_prob: float = 0.5
     """Probability of CutMix where both are on."""
+    mix_off_epoch: int | None = None
+    """From this epoch on (the first is 0) nothing is mixed; label smoothing stays. null: mixed to the end."""
 
 
 @dataclass
@@ -349,6 +351,8 @@ class OpsConfig:
 class EvalConfig:
     every: str = "1ep"
     """How often to evaluate: 5ep, 200st or 1000000im."""
+    patience: str | None = None
+    """Stop early, as finished, once no evaluation has beaten the best for so long: 10ep, 2000st; null: never."""
 
 
 @dataclass

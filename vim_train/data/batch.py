@@ -14,7 +14,7 @@ class Batch:
     images: torch.Tensor
     """(n, C, H, W) float32, normalised, erased and mixed."""
     targets: torch.Tensor
-    """(n,) int64, or (n, num_classes) float32 where mixing or label smoothing is on."""
+    """(n,) int64, or (n, num_classes) float32 where mixing (in this epoch) or label smoothing is on."""
     labels: torch.Tensor
     """(n,) int64: what the images show, before mixing."""
     epoch: int

@@ -3,6 +3,8 @@
 Zhang et al. 2018 (arXiv:1710.09412), Yun et al. 2019 (arXiv:1905.04899).
 """
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -24,6 +26,7 @@ class Mix:
     def __init__(self, augment: AugmentConfig, seed: int, lane: int, num_classes: int, label_smoothing: float) -> None:
         self._seed, self._lane = seed, lane
         self._num_classes, self._smoothing = num_classes, label_smoothing
+        self._off_epoch = math.inf if augment.mix_off_epoch is None else augment.mix_off_epoch
         self._mixup: Mixup | None = None
         if mixing_on(augment):
             self._mixup = Mixup(
@@ -39,7 +42,7 @@ class Mix:
         self, images: torch.Tensor, labels: torch.Tensor, epoch: int, positions: NDArray[np.int64]
     ) -> torch.Tensor:
         """Mix `images` (n, C, H, W), whole lanes at `positions`, in place. Returns the targets as Batch has them."""
-        if self._mixup is None:
+        if self._mixup is None or epoch >= self._off_epoch:
             return mixup_target(labels, self._num_classes, smoothing=self._smoothing) if self._smoothing else labels
         lanes = positions[:: self._lane] // self._lane
         targets = []

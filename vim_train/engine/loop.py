@@ -78,11 +78,14 @@ class Trainer(Generic[B]):
 
     @property
     def finished(self) -> bool:
-        """Whether all steps are done and the last evaluation too, which a stop request may have cut short."""
-        return self.state.counters.evaluated_step == self.total_steps
+        """Whether all steps are done and the last evaluation too, which a stop request may have cut short.
+
+        Also whether patience has ended before.
+        """
+        return self.state.counters.stopped_early or self.state.counters.evaluated_step == self.total_steps
 
     def train(self) -> dict[str, float]:
-        """Train to the end, or until a stop is asked for; returns the last evaluation's metrics.
+        """Train to the end, or until patience ends or a stop is asked for; returns the last evaluation's metrics.
 
         Raises:
             DivergedError: the policy for what is not finite is to stop.
@@ -107,11 +110,11 @@ class Trainer(Generic[B]):
         if counters.step > 0 and due("eval") and counters.evaluated_step != counters.step:
             improved = self._evaluate()  # the stop that made this checkpoint came before or during the evaluation
             if counters.evaluated_step == counters.step:
-                self._save(improved, last=counters.step == total)
+                self._save(improved, last=self.finished)
 
         batches = self.task.train_batches(counters.step, total)
         state.model.train(cfg.model.freeze is Freeze.none)  # a frozen one keeps its statistics and drops nothing
-        stopping = False
+        stopping = counters.stopped_early
         while counters.step < total and not stopping:
             lr = self.schedule.lr(counters.step)
             loss = self._step(batches, lr)
@@ -126,7 +129,7 @@ class Trainer(Generic[B]):
                 # A bad validation image, or too little memory for one, shows now at the latest.
                 self._save(best=False, last=False)
             improved = due("eval") and self._evaluate()
-            stopping = self._stop_asked()
+            stopping = self._stop_asked() or counters.stopped_early
             if due("save") or improved or stopping:
                 self._save(improved, last=stopping or counters.step == total)
             elif "drift" in interval and due("drift"):
@@ -285,9 +288,15 @@ class Trainer(Generic[B]):
         score = max(metrics[f"{prefix}/{self.task.headline}"] for prefix in models)
         counters.best, counters.best_step = self.saver.best()
         if counters.best is not None and score <= counters.best:
+            counters.stopped_early = self._patience_over()
             return False
         counters.best, counters.best_step = score, counters.step
         return True
+
+    def _patience_over(self) -> bool:
+        """Whether so much of training, which is not at its end, has brought nothing better."""
+        patience, step, best_step = self.cfg.eval.patience, self.state.counters.step, self.state.counters.best_step
+        return patience is not None and step < self.total_steps and step - (best_step or 0) >= self._steps(patience)
 
     def _save(self, best: bool, last: bool) -> None:
         """Save, after a look at whether all ranks hold the same.

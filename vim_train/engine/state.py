@@ -47,6 +47,8 @@ class Counters:
     overflows: int = 0
     """Updates that fp16's scaler skipped."""
     skipped_in_a_row: int = 0
+    stopped_early: bool = False
+    """Whether the last evaluation was one too many without a better one (`eval.patience`)."""
 
 
 @dataclass

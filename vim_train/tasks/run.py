@@ -151,9 +151,14 @@ def _train(
             " the same command goes on from there",
         )
         return stop.exit_code
+    early = counters.stopped_early
+    if early:
+        epoch, best = (step / schedule.steps_per_epoch for step in (counters.step, counters.best_step or 0))
+        no_better = f"no {task.headline} above that of epoch {best:g} for eval.patience={cfg.eval.patience}"
+        report.event(counters.step, f"stopped early at epoch {epoch:g} of {cfg.schedule.epochs}: {no_better}")
     bad = [asdict(record) for record in task.bad_images()]
     counts = {"skipped_updates": counters.skipped, "fp16_overflows": counters.overflows}
-    report.finish({"finished": True, **counts, "bad_images": bad}, _next(cfg, run.path))
+    report.finish({"finished": True, "stopped_early": early, **counts, "bad_images": bad}, _next(cfg, run.path))
     return 0
 
 
