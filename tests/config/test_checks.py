@@ -191,3 +191,11 @@ def test_what_a_key_accepts_is_said_as_narrowly_as_it_is_checked() -> None:
 def test_what_run_allow_names(check: Callable[..., None], name: str, why: str) -> None:
     check("run.allow=[optim.lr,schedule,model,data.workers]")
     assert refused(check, f"run.allow=[{name}]").startswith(why)
+
+
+@pytest.mark.parametrize("stages", ["1:160", "0:160,10:192,10:224", "0:160,192", "0:0", "0-160"])
+def test_an_image_size_schedule_that_cannot_be_followed_is_refused(check: Callable[..., None], stages: str) -> None:
+    check(f"data.img_size_schedule={['0:14', '10:21', '20:28']}")
+    wanted = "EPOCH:SIZE, each, with epochs that rise from 0, as in [0:160,10:192]; in a file in quotes"
+    message = refused(check, f"data.img_size_schedule={stages.split(',')}")
+    assert message == f"data.img_size_schedule=[{stages}]: takes {wanted}"

@@ -153,7 +153,9 @@ def test_every_option_of_a_group_sets_the_same_keys(group: str) -> None:
 
 
 def test_plain_form_survives_yaml_and_loads_back_equal(tmp_path: Path) -> None:
-    cfg, plain = compose_config([*ROOT, "model.class_token=none", "logger.wandb.tags=[a,b]"])
+    cfg, plain = compose_config(
+        [*ROOT, "model.class_token=none", "logger.wandb.tags=[a,b]", "data.img_size_schedule=[0:16,10:48]"]
+    )
     save_config(plain, tmp_path / "config.yaml")
     assert load_config(tmp_path) == load_config(tmp_path / "config.yaml") == cfg
     assert leaves(yaml.safe_load((tmp_path / "config.yaml").read_text()))["precision.amp"] == "fp32"

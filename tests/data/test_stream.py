@@ -188,3 +188,29 @@ class Part:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+SIZES = ["0:16", "1:28", "2:20"]
+
+
+@pytest.mark.parametrize("which", ["fashion_config", "photo_config"])
+def test_image_sizes_follow_the_epoch_whoever_loads_and_wherever_it_starts(
+    which: str, request: pytest.FixtureRequest, digests: Digests
+) -> None:
+    cfg: TrainConfig = request.getfixturevalue(which)
+    cfg.data.img_size_schedule = SIZES
+    spe = stream(cfg).steps_per_epoch
+    sides = {batch.epoch: {*batch.images.shape[-2:]} for batch in stream(cfg).batches(spe - 1, spe + 1)}
+    assert sides == {0: {16}, 1: {28}}
+    seen = [digests(stream(cfg, workers=workers).batches(2 * spe - 2, 2 * spe + 2)) for workers in (0, 2)]
+    assert seen[0] == seen[1]
+    tail = digests(stream(cfg).batches(2 * spe, 2 * spe + 2))
+    assert list(tail.items()) == list(seen[0].items())[2 * cfg.data.batch_size :]
+    alone = digests(stream(cfg, img_size=20, img_size_schedule=[]).batches(2 * spe, 2 * spe + 2))
+    assert tail == alone
+
+
+def test_evaluation_keeps_its_size(photo_config: TrainConfig) -> None:
+    photo_config.data.img_size_schedule = SIZES
+    batches = EvalStream(open_source(photo_config.data, "val"), photo_config, CPU)
+    assert {batch.images.shape[-1] for batch in batches} == {48}

@@ -25,6 +25,7 @@ from vim_train.config.schema import (
     ScheduleConfig,
     TrainConfig,
 )
+from vim_train.config.sizes import train_sizes
 
 
 class Range(NamedTuple):
@@ -146,6 +147,7 @@ def check_train(cfg: TrainConfig) -> None:
     _check_run_name(cfg.run.name)
     _check_allow(cfg.run.allow)
     check_data(cfg.data)
+    train_sizes(cfg.data)
     _check_channels(cfg)
     _check_batch(cfg)
     _check_augment(cfg.augment, cfg.data.lane)

@@ -199,6 +199,8 @@ class DataConfig:
     """Without validation images: share held out by a hash of each file's relative path, some of each class."""
     img_size: int = 224
     """Side of the square image the model sees, in pixels."""
+    img_size_schedule: list[str] = field(default_factory=list)
+    """Sizes to train at by epoch, such as [0:160,10:192,20:224]; evaluation stays at `img_size`. []: always that."""
     batch_size: int = 128
     """Images a step over all ranks and accumulation (the global batch)."""
     micro_batch_size: int | None = None

@@ -1,6 +1,6 @@
 """What a worker does: a request for positions in, their decoded and augmented pixels out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -56,6 +56,7 @@ class Fetch(Dataset[Fetched]):
         seed: of the run; None: `transform` draws nothing.
         replacements: candidates to try in place of an image that cannot be decoded; 0: give up at the first.
         pixel_limit: images of more pixels are not decoded.
+        later: what takes over from an epoch on: the epoch, its `img_size` and `transform`; by epoch.
     """
 
     def __init__(
@@ -67,11 +68,12 @@ class Fetch(Dataset[Fetched]):
         seed: int | None,
         replacements: int,
         pixel_limit: int = 100_000_000,
+        later: Sequence[tuple[int, int, Transform]] = (),
     ) -> None:
         self.source = source
-        self._transform = transform
+        self._transforms = {img_size: transform} | {side: other for _, side, other in later}
+        self._sides = [(0, img_size), *((epoch, side) for epoch, side, _ in later)]
         self._mode = mode
-        self._shape = (len(mode), img_size, img_size)
         self._seed = seed
         self._replacements = replacements
         self._pixel_limit = pixel_limit
@@ -81,7 +83,8 @@ class Fetch(Dataset[Fetched]):
 
     def __getitem__(self, request: Request) -> Fetched:
         n = len(request.indices)
-        images = torch.empty((n, *self._shape), dtype=torch.uint8)
+        side = [side for epoch, side in self._sides if epoch <= request.epoch][-1]
+        images = torch.empty((n, len(self._mode), side, side), dtype=torch.uint8)
         if get_worker_info() is not None:
             images.share_memory_()  # here: in the queue's own thread a full /dev/shm would go unnoticed
         rows = images.numpy()
@@ -123,7 +126,7 @@ class Fetch(Dataset[Fetched]):
             return False
         if library is None or not self._by_plan(out, image.size, key, library, partial(library.from_image, image)):
             _seed(key)
-            out[...] = to_chw(self._transform(image))
+            out[...] = to_chw(self._transforms[out.shape[-1]](image))
         return True
 
     def _by_plan(
@@ -136,7 +139,7 @@ class Fetch(Dataset[Fetched]):
     ) -> bool:
         """By the native library, and by Pillow from where a plan ends; False: no plan can say it, or it is refused."""
         _seed(key)
-        sketched = self._transform.sketch(size, self._mode, library.operations)
+        sketched = self._transforms[out.shape[-1]].sketch(size, self._mode, library.operations)
         if sketched is None:
             return False
         plan, rest = sketched

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from vim_train.config.errors import UserError
 from vim_train.config.passes import passes
 from vim_train.config.schema import BadImages, TrainConfig
+from vim_train.config.sizes import train_sizes
 from vim_train.data.batch import BadRecord, Batch
 from vim_train.data.decode import Mode
 from vim_train.data.fetch import Bad, Fetch, Fetched, Request
@@ -53,15 +54,18 @@ class TrainStream:
             raise UserError(f"{few}; {_fitting_batch(cfg, len(source), world)}")
         self._source, self._cfg, self._device = source, cfg, device
         skip = cfg.data.bad_images is BadImages.skip
+        stages = [(epoch, side, train_transform(cfg.data, cfg.augment, side)) for epoch, side in train_sizes(cfg.data)]
+        (_, side, transform), *later = stages
         self._fetch = Fetch(
             source,
-            train_transform(cfg.data, cfg.augment),
+            transform,
             _mode(cfg),
-            cfg.data.img_size,
+            side,
             cfg.seed,
             # One more than the limit ends the run anyway.
             replacements=cfg.data.bad_images_max + 1 if skip else 0,
             pixel_limit=cfg.data.pixel_limit,
+            later=later,
         )
         self._normalize = Normalize(cfg.data.mean, cfg.data.std, device)
         self._erase = Erase(cfg.augment) if cfg.augment.erase_prob > 0 else None

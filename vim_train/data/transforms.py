@@ -65,8 +65,11 @@ class Transform:
         return sketch.plan, self.steps[len(steps) :]
 
 
-def train_transform(data: DataConfig, augment: AugmentConfig) -> Transform:
+def train_transform(data: DataConfig, augment: AugmentConfig, side: int | None = None) -> Transform:
     """Random resized crop, flips, auto-augment policy and colour jitter, drawing from the global generators.
+
+    Args:
+        side: of what comes out, pixels; None: `data.img_size`.
 
     Raises:
         UserError: timm knows no policy `augment.auto_augment`.
@@ -79,7 +82,7 @@ def train_transform(data: DataConfig, augment: AugmentConfig) -> Transform:
         )
     # The third part only makes tensors.
     crop, colour, _ = create_transform(
-        data.img_size,
+        side or data.img_size,
         is_training=True,
         scale=(augment.crop_scale[0], augment.crop_scale[1]),
         ratio=(augment.crop_ratio[0], augment.crop_ratio[1]),

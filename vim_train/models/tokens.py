@@ -79,6 +79,9 @@ def resize_pos_embed(
         class_rows, patch_rows = class_tokens_of(pos_embed, class_token), patch_tokens_of(pos_embed, class_token)
     image = patch_rows.reshape(1, *source_grid, -1).permute(0, 3, 1, 2)
     image = image.to(torch.promote_types(image.dtype, torch.float32))
-    resized = F.interpolate(image, size=target_grid, mode="bicubic", align_corners=False)
+    device = image.device
+    if torch.are_deterministic_algorithms_enabled():
+        image = image.cpu()  # a GPU adds up the gradient in any order, which torch then refuses
+    resized = F.interpolate(image, size=target_grid, mode="bicubic", align_corners=False).to(device)
     patch_rows = resized.permute(0, 2, 3, 1).flatten(1, 2).to(pos_embed.dtype)
     return insert_class_tokens(patch_rows, class_rows, "head" if mode == "published" else class_token)

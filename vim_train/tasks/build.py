@@ -12,6 +12,7 @@ from torch import nn
 import vim_train.models  # noqa: F401  (registers the Vim variants)
 from vim_train.config.errors import UserError
 from vim_train.config.schema import ModelConfig, TrainConfig
+from vim_train.config.sizes import train_sizes
 
 NOT_ARGUMENTS = (
     *("name", "checkpoint", "reset_head", "freeze", "drop_path_rate", "in_chans"),
@@ -39,10 +40,34 @@ def build_model(cfg: TrainConfig, num_classes: int) -> nn.Module:
     }
     # A convolutional network takes any size and has no argument for it; not every model has stochastic depth.
     dispensable = {"img_size"} if cfg.model.drop_path_rate else {"img_size", "drop_path_rate"}
+    if cfg.data.img_size_schedule:
+        arguments["dynamic_img_size"] = True  # timm's transformers take one size otherwise
+        dispensable.add("dynamic_img_size")
     try:
         return _create(name, cfg.seed, arguments, dispensable)
     except (ValueError, TypeError, AssertionError) as error:
         raise UserError(f"model.name={name} with data.img_size={cfg.data.img_size}: {error}") from error
+
+
+def check_sizes(cfg: TrainConfig, model: nn.Module) -> None:
+    """Try an image of every size of `data.img_size_schedule`, with a backward pass.
+
+    Raises:
+        UserError: one that the model does not take, or not with this `determinism`.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    training = model.training
+    model.eval()
+    for _, side in train_sizes(cfg.data):
+        if side == cfg.data.img_size:
+            continue
+        try:
+            image = torch.zeros(1, cfg.model.in_chans, side, side, device=parameters[0].device)
+            torch.autograd.grad(model(image).sum(), parameters, allow_unused=True)
+        except (ValueError, TypeError, AssertionError, RuntimeError) as error:
+            why = str(error).partition("\n")[0]
+            raise UserError(f"data.img_size_schedule: {cfg.model.name} cannot train at {side} pixels: {why}") from error
+    model.train(training)
 
 
 def _create(name: str, seed: int, arguments: dict[str, Any], dispensable: set[str]) -> nn.Module:

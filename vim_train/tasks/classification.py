@@ -18,7 +18,7 @@ from vim_train.data.sources import Source
 from vim_train.data.stream import EvalStream, TrainStream, merge_records
 from vim_train.engine.ranks import Ranks
 from vim_train.models.vim import Vim
-from vim_train.tasks.build import build_model
+from vim_train.tasks.build import build_model, check_sizes
 from vim_train.tasks.prepare import prepare
 
 
@@ -76,6 +76,7 @@ class Classification(Validation):
         self.steps_per_epoch = self.train_stream.steps_per_epoch
         super().__init__(cfg, ranks)
         self.model: nn.Module = prepare(build_model(cfg, len(self.classes)), cfg.model, self.device)
+        check_sizes(cfg, self.model)
         self.criterion = _criterion(cfg.task)
 
     def train_batches(self, first_step: int, last_step: int) -> Iterator[Batch]:

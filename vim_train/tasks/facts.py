@@ -11,6 +11,7 @@ from torch import nn
 from vim_train import __version__, ops
 from vim_train.config.passes import passes
 from vim_train.config.schema import DataConfig, Freeze, TrainConfig
+from vim_train.config.sizes import train_sizes
 from vim_train.data.pixels import pixel_status
 from vim_train.data.sources.classes import unusual_count
 from vim_train.engine.schedule import Schedule
@@ -26,7 +27,7 @@ def provenance(cfg: TrainConfig, task: Classification, schedule: Schedule, run_d
         "torch": f"{torch.__version__}, timm {metadata.version('timm')}, Pillow {metadata.version('pillow')}",
         "scan": scan_line(task.device),
         "device": device_line(task.device, task.ranks.world),
-        "data": f"{_source_line(task, data)}: {counts}, {data.img_size} px, data.workers={data.workers}",
+        "data": f"{_source_line(task, data)}: {counts}, {_sizes(data)}, data.workers={data.workers}",
         "pixels": pixel_status(),
         "model": _model_line(cfg, task.model),
         "batch": _batch_line(cfg, task.ranks.world),
@@ -35,6 +36,12 @@ def provenance(cfg: TrainConfig, task: Classification, schedule: Schedule, run_d
         "precision": f"{cfg.precision.amp.value}, seed {cfg.seed}, {cfg.determinism.value}",
         "run": str(run_dir),
     }
+
+
+def _sizes(data: DataConfig) -> str:
+    """Side of the images, and those of training by epoch where they change."""
+    stages = ", ".join(f"{side} px from epoch {epoch}" for epoch, side in train_sizes(data))
+    return f"{data.img_size} px" + (f" (training: {stages})" if data.img_size_schedule else "")
 
 
 def _source_line(task: Classification, data: DataConfig) -> str:
