@@ -122,6 +122,12 @@ COMBINATIONS = [
         ("optim.lr=1e-7", "schedule.name=constant"),
         "schedule.warmup_lr=1e-06: takes at most the peak learning rate, 1e-07",
     ),
+    (("task.distill=soft",), "set task.teacher=..., from which task.distill=soft learns"),
+    (("task.teacher=resnet18",), "task.teacher=resnet18: goes with task.distill=soft or hard"),
+    (
+        ("task.teacher_checkpoint=a.safetensors",),
+        "task.teacher_checkpoint=a.safetensors: goes with task.distill=soft or hard",
+    ),
     (("device=cpu", "ops.backend=cuda"), "ops.backend=cuda: takes auto, reference or cpu with device=cpu"),
     (
         ("determinism=strict", "optim.grad_compression=bf16"),

@@ -43,7 +43,7 @@ def test_a_model_trains_at_the_sizes_of_a_schedule(name: str) -> None:
     cfg = config(name, img_size=2 * patch)
     cfg.data.img_size_schedule = [f"0:{patch}", f"1:{3 * patch}", f"2:{2 * patch}"]
     model = build_model(cfg, 3)
-    check_sizes(cfg, model)
+    check_sizes(cfg, model, name)
     assert model.training
     model.eval()
     for side in (patch, 3 * patch):
@@ -63,5 +63,5 @@ def test_a_size_of_the_schedule_that_the_model_does_not_take_is_refused(
 ) -> None:
     cfg = config(name, img_size=size)
     cfg.data.img_size_schedule = [f"0:{other}", f"1:{size}"]
-    with pytest.raises(UserError, match=rf"^data.img_size_schedule: {name} cannot train at {other} pixels: {why}"):
-        check_sizes(cfg, build_model(cfg, 3))
+    with pytest.raises(UserError, match=rf"^data.img_size_schedule: {name} does not work at {other} pixels: {why}"):
+        check_sizes(cfg, build_model(cfg, 3), name)

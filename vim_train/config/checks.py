@@ -18,11 +18,13 @@ from vim_train.config.schema import (
     DataName,
     Determinism,
     Device,
+    Distill,
     Freeze,
     GradCompression,
     Loss,
     OptimConfig,
     ScheduleConfig,
+    TaskConfig,
     TrainConfig,
 )
 from vim_train.config.sizes import train_sizes
@@ -50,6 +52,8 @@ RANGES = {
     "run.hang_timeout_s": POSITIVE,
     "task.bce_threshold": SHARE,
     "task.label_smoothing": SHARE,
+    "task.distill_alpha": PART,
+    "task.distill_tau": POSITIVE,
     "model.drop_path_rate": SHARE,
     "model.in_chans": Range("1 or 3", lambda x: x in (1, 3)),
     "model.patch_size": AT_LEAST_1,
@@ -151,6 +155,7 @@ def check_train(cfg: TrainConfig) -> None:
     _check_channels(cfg)
     _check_batch(cfg)
     _check_augment(cfg.augment, cfg.data.lane)
+    _check_distill(cfg.task)
     _check_optim(cfg.optim)
     _check_features(cfg)
     if cfg.determinism is Determinism.strict and cfg.optim.grad_compression is not GradCompression.none:
@@ -262,6 +267,14 @@ def _check_augment(augment: AugmentConfig, lane: int) -> None:
             raise refusal(key, pair, "[smallest,largest]")
     if lane % 2 and augment.mix_prob > 0 and (augment.mixup_alpha > 0 or augment.cutmix_alpha > 0):
         raise refusal("data.lane", lane, "an even number with mixup or cutmix, which pair the images of a lane")
+
+
+def _check_distill(task: TaskConfig) -> None:
+    if task.distill is not Distill.none and not task.teacher:
+        raise UserError(f"set task.teacher=..., from which task.distill={task.distill.name} learns")
+    for key, value in {"task.teacher": task.teacher, "task.teacher_checkpoint": task.teacher_checkpoint}.items():
+        if task.distill is Distill.none and value is not None:
+            raise UserError(f"{key}={value}: goes with task.distill=soft or hard")
 
 
 def _check_optim(optim: OptimConfig) -> None:

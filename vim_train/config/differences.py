@@ -32,7 +32,7 @@ CHANGES = {
     ),
     **dict.fromkeys(("run", "debug", "replay", "device", "gpus", "logger", "checkpoint"), Change.free),
     **dict.fromkeys(("data.workers", "data.bad_images", "data.bad_images_max"), Change.free),
-    **dict.fromkeys(("ops.threads", "ops.tune_malloc"), Change.free),
+    **dict.fromkeys(("ops.threads", "ops.tune_malloc", "eval.patience"), Change.free),
 }
 """Keys and groups; a key's own entry goes before its group's, and all others are to be named. `eval.every` is not free,
 as it decides which step can be the best."""

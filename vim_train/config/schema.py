@@ -60,6 +60,12 @@ class Loss(Enum):
     bce = "bce"
 
 
+class Distill(Enum):
+    none = "none"
+    soft = "soft"
+    hard = "hard"
+
+
 class Interpolation(Enum):
     bicubic = "bicubic"
     bilinear = "bilinear"
@@ -145,6 +151,16 @@ class TaskConfig:
     """With bce: add the losses of the classes up, where otherwise their mean is taken."""
     label_smoothing: float = 0.0
     """Share of the target spread over all classes, in [0, 1)."""
+    distill: Distill = Distill.none
+    """Learn from `teacher` too: soft, the divergence from its probabilities; hard, from its first choice as a label."""
+    teacher: str | None = None
+    """A run or checkpoint of the same classes (its averaged weights, if any), or a timm name with timm's weights."""
+    teacher_checkpoint: str | None = None
+    """Weights for a `teacher` by timm name in place of timm's own: a .safetensors file."""
+    distill_alpha: float = 0.5
+    """Share of the loss that is the teacher's; the rest is the labels'."""
+    distill_tau: float = 1.0
+    """soft: temperature that divides both models' logits."""
 
 
 @dataclass

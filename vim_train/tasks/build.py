@@ -20,8 +20,8 @@ NOT_ARGUMENTS = (
 )
 
 
-def build_model(cfg: TrainConfig, num_classes: int) -> nn.Module:
-    """The named model for `num_classes` classes at `data.img_size`, initialised from `seed`.
+def build_model(cfg: TrainConfig, num_classes: int, pretrained: bool = False) -> nn.Module:
+    """The named model for `num_classes` classes at `data.img_size`, initialised from `seed` or with timm's weights.
 
     Raises:
         UserError: unknown name, or a size or option that the model refuses.
@@ -38,6 +38,8 @@ def build_model(cfg: TrainConfig, num_classes: int) -> nn.Module:
         "drop_path_rate": cfg.model.drop_path_rate,
         **architecture(cfg.model),
     }
+    if pretrained:
+        arguments["pretrained"] = True
     # A convolutional network takes any size and has no argument for it; not every model has stochastic depth.
     dispensable = {"img_size"} if cfg.model.drop_path_rate else {"img_size", "drop_path_rate"}
     if cfg.data.img_size_schedule:
@@ -49,24 +51,25 @@ def build_model(cfg: TrainConfig, num_classes: int) -> nn.Module:
         raise UserError(f"model.name={name} with data.img_size={cfg.data.img_size}: {error}") from error
 
 
-def check_sizes(cfg: TrainConfig, model: nn.Module) -> None:
-    """Try an image of every size of `data.img_size_schedule`, with a backward pass.
+def check_sizes(cfg: TrainConfig, model: nn.Module, name: str) -> None:
+    """Try an image of every size of `data.img_size_schedule`, with a backward pass where the model trains.
 
     Raises:
-        UserError: one that the model does not take, or not with this `determinism`.
+        UserError: one that the model, `name` to the user, does not take, or not with this `determinism`.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    training = model.training
+    trained = [p for p in model.parameters() if p.requires_grad]
+    device, training = next(model.parameters()).device, model.training
     model.eval()
     for _, side in train_sizes(cfg.data):
         if side == cfg.data.img_size:
             continue
         try:
-            image = torch.zeros(1, cfg.model.in_chans, side, side, device=parameters[0].device)
-            torch.autograd.grad(model(image).sum(), parameters, allow_unused=True)
+            logits = model(torch.zeros(1, cfg.model.in_chans, side, side, device=device))
+            if trained:
+                torch.autograd.grad(logits.sum(), trained, allow_unused=True)
         except (ValueError, TypeError, AssertionError, RuntimeError) as error:
             why = str(error).partition("\n")[0]
-            raise UserError(f"data.img_size_schedule: {cfg.model.name} cannot train at {side} pixels: {why}") from error
+            raise UserError(f"data.img_size_schedule: {name} does not work at {side} pixels: {why}") from error
     model.train(training)
 
 

@@ -19,6 +19,7 @@ from vim_train.data.stream import EvalStream, TrainStream, merge_records
 from vim_train.engine.ranks import Ranks
 from vim_train.models.vim import Vim
 from vim_train.tasks.build import build_model, check_sizes
+from vim_train.tasks.distill import open_teacher
 from vim_train.tasks.prepare import prepare
 
 
@@ -76,14 +77,15 @@ class Classification(Validation):
         self.steps_per_epoch = self.train_stream.steps_per_epoch
         super().__init__(cfg, ranks)
         self.model: nn.Module = prepare(build_model(cfg, len(self.classes)), cfg.model, self.device)
-        check_sizes(cfg, self.model)
+        check_sizes(cfg, self.model, f"model.name={cfg.model.name}")
+        self.teacher = open_teacher(cfg, self.classes, self.device)
         self.criterion = _criterion(cfg.task)
 
     def train_batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
         return self.train_stream.batches(first_step, last_step)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Mean loss of (B, C, H, W) images against (B,) labels or (B, classes) mixed targets."""
+        """Mean loss of (B, C, H, W) images against (B,) labels or (B, classes) mixed targets, and against a teacher."""
         cfg, keywords = self.cfg, {}
         if isinstance(self.model, Vim) and cfg.model.drop_path_rate > 0:
             width = self.model.num_drop_paths
@@ -92,7 +94,9 @@ class Classification(Validation):
         else:
             # timm's models draw from torch's generators: tie these to the place in the data.
             _seed_generators(self.device, key(cfg.seed, Stream.DROP_PATH, batch.epoch, int(batch.positions[0])))
-        return self.criterion(model(batch.images, **keywords).float(), batch.targets)
+        logits = model(batch.images, **keywords).float()
+        loss: Tensor = self.criterion(logits, batch.targets)
+        return loss if self.teacher is None else self.teacher.loss(loss, logits, batch.images)
 
     def step_images(self, step: int) -> dict[str, object]:
         return self.train_stream.step_images(step)

@@ -10,7 +10,7 @@ from torch import nn
 
 from vim_train import __version__, ops
 from vim_train.config.passes import passes
-from vim_train.config.schema import DataConfig, Freeze, TrainConfig
+from vim_train.config.schema import DataConfig, Distill, Freeze, TrainConfig
 from vim_train.config.sizes import train_sizes
 from vim_train.data.pixels import pixel_status
 from vim_train.data.sources.classes import unusual_count
@@ -30,6 +30,7 @@ def provenance(cfg: TrainConfig, task: Classification, schedule: Schedule, run_d
         "data": f"{_source_line(task, data)}: {counts}, {_sizes(data)}, data.workers={data.workers}",
         "pixels": pixel_status(),
         "model": _model_line(cfg, task.model),
+        **({} if task.teacher is None else {"teacher": _teacher_line(cfg)}),
         "batch": _batch_line(cfg, task.ranks.world),
         "lr": _lr_line(cfg, schedule),
         "steps": f"{schedule.total_steps:,} = {cfg.schedule.epochs} epochs of {task.steps_per_epoch:,}",
@@ -112,6 +113,12 @@ def _lr_line(cfg: TrainConfig, schedule: Schedule) -> str:
         "adaptive gradient clipping": cfg.optim.agc,
     }
     return line + "".join(f", {name} {value:g}" for name, value in words.items() if value is not None)
+
+
+def _teacher_line(cfg: TrainConfig) -> str:
+    task = cfg.task
+    tau = f", tau {task.distill_tau:g}" if task.distill is Distill.soft else ""
+    return f"{task.teacher}, {task.distill.value}, alpha {task.distill_alpha:g}{tau}"
 
 
 def _cpu_name() -> str:

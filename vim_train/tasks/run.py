@@ -124,6 +124,7 @@ def _train(
         "config": _identity(cfg),
         "classes": task.classes,
         "fingerprint": task.train_stream.fingerprint(),
+        "teacher": task.teacher and task.teacher.digest,
         "versions": {**versions(), "device": device_name(task.device)},
     }
     trainer = Trainer(cfg, task, schedule, ranks, run.path, meta, report, stop)
@@ -179,7 +180,8 @@ def _resume(cfg: TrainConfig, run: Opened, trainer: Trainer[Batch]) -> list[str]
     if run.resume_from is None:
         return []
     loaded = checkpoint.load(run.resume_from.path, run.resume_from.sha256)
-    notes = _check_same_data(loaded.meta, trainer.meta, cfg.run.allow) + _other_versions(loaded.meta, trainer.meta)
+    notes = _check_same_data(loaded.meta, trainer.meta, cfg.run.allow)
+    notes += _check_same_teacher(loaded.meta, trainer.meta, cfg) + _other_versions(loaded.meta, trainer.meta)
     trainer.restore(loaded)
     return notes
 
@@ -206,6 +208,20 @@ def _check_same_data(then: Mapping[str, object], now: Mapping[str, object], allo
     if allowed("data.root", allow):
         return [f"{changed}: goes on all the same"]
     raise UserError(f"{changed}; restore them, take another run.name to start anew, or run.allow=[data.root] to go on")
+
+
+def _check_same_teacher(then: Mapping[str, object], now: Mapping[str, object], cfg: TrainConfig) -> list[str]:
+    """A note on another teacher than the checkpoint's that is accepted, with `run.allow=[task.teacher]`.
+
+    Raises:
+        UserError: it is another, so that going on would not be the same run.
+    """
+    if then.get("teacher") == now["teacher"]:
+        return []
+    changed = f"the weights of task.teacher={cfg.task.teacher} are not those that the checkpoint learnt from"
+    if allowed("task.teacher", cfg.run.allow):
+        return [f"{changed}: goes on all the same"]
+    raise UserError(f"{changed}; put them back, take another run.name, or run.allow=[task.teacher] to go on")
 
 
 def _difference(then: object, now: object) -> str:
