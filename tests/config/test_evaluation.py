@@ -27,12 +27,19 @@ def test_the_run_is_found_from_anything_in_it(run: Path, below: str) -> None:
     assert find_run(run / below) == run
 
 
-def test_a_file_outside_a_run_is_refused(tmp_path: Path) -> None:
+def test_a_file_outside_a_run_needs_images_named(tmp_path: Path) -> None:
     stray = tmp_path / "a" / "b" / "c" / "d" / "model.safetensors"
     stray.parent.mkdir(parents=True)
     stray.touch()
-    with pytest.raises(UserError, match=r"no config\.yaml there or above; takes a run's folder or what lies in it"):
-        find_run(stray)
+    assert find_run(stray) is None
+    with pytest.raises(UserError, match=r"^set data\.root=\.\.\.: .* does not say on which images to evaluate it$"):
+        run_config(EvalCommand(str(stray)))
+    assert run_config(EvalCommand(str(stray), data=EvalDataConfig(root=str(tmp_path)))) is None
+
+
+def test_only_our_own_forms_belong_to_the_run_above_them(run: Path) -> None:
+    (run / "published.pth").touch()
+    assert find_run(run / "published.pth") is None
 
 
 def test_the_runs_own_data_and_model_stand(run: Path) -> None:

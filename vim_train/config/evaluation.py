@@ -10,26 +10,34 @@ from vim_train.config.errors import UserError
 from vim_train.config.schema import DataConfig, DataName, TrainConfig
 
 
-def find_run(checkpoint: str | Path) -> Path:
+def find_run(checkpoint: str | Path) -> Path | None:
     """Folder of the run that a checkpoint belongs to: the nearest one upwards that holds a config.yaml.
 
-    Raises:
-        UserError: none, up to runs/NAME from runs/NAME/checkpoints/STEP/model.safetensors.
+    None: it belongs to none, up to runs/NAME from runs/NAME/checkpoints/STEP/model.safetensors; only folders and
+    .safetensors files can.
     """
     here = Path(checkpoint).absolute()
-    for folder in (here, *here.parents[:3]):
-        if (folder / "config.yaml").is_file():
-            return folder
-    raise UserError(f"checkpoint={checkpoint}: no config.yaml there or above; takes a run's folder or what lies in it")
+    if not here.is_dir() and here.suffix != ".safetensors":
+        return None
+    return next((folder for folder in (here, *here.parents[:3]) if (folder / "config.yaml").is_file()), None)
 
 
-def run_config(command: EvalCommand) -> TrainConfig:
-    """`evaluation_config` of the run that the checkpoint belongs to.
+def run_config(command: EvalCommand) -> TrainConfig | None:
+    """`evaluation_config` of the run that the checkpoint belongs to, without reading weights; None: it belongs to none.
 
     Raises:
-        UserError: no saved configuration, or one that the command makes invalid.
+        UserError: no saved configuration, or one that the command makes invalid; no images to evaluate on.
     """
-    return evaluation_config(load_config(find_run(command.checkpoint)), command)
+    run = find_run(command.checkpoint)
+    if run is not None:
+        return evaluation_config(load_config(run), command)
+    folder = Path(command.checkpoint)
+    if folder.is_dir() and not (folder / "manifest.json").is_file():
+        takes = "takes a run's folder, what lies in it, or a file of weights"
+        raise UserError(f"checkpoint={folder}: no config.yaml there or above; {takes}")
+    if command.data.root is None and command.data.name is None:
+        raise UserError(f"set data.root=...: {command.checkpoint} does not say on which images to evaluate it")
+    return None
 
 
 def evaluation_config(saved: TrainConfig, command: EvalCommand) -> TrainConfig:

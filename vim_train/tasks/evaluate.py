@@ -63,6 +63,8 @@ def _show(found: Pretrained, images: str, rows: dict[str, dict[str, float]]) -> 
     for which, metrics in rows.items():
         table.add_row(which, f"{metrics['top1']:.2f}", f"{metrics['top5']:.2f}", f"{metrics['loss']:.4f}")
     print(f"{found.checkpoint}, step {'unknown' if found.step is None else found.step}: {images}")
+    for note in found.notes:
+        print(f"  {note}")
     Console().print(table)
 
 

@@ -1,19 +1,28 @@
 """A trained model from a checkpoint, with what it was trained on: for all that judges images and trains nothing."""
 
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 
 import torch
+from timm.data import ImageNetInfo
 from torch import Tensor, nn
 
 from vim_train.config.commands import Weights
 from vim_train.config.compose import load_config
 from vim_train.config.errors import UserError
 from vim_train.config.evaluation import find_run
-from vim_train.config.schema import TrainConfig
-from vim_train.engine.checkpoint import NoEmaError, load_weights
-from vim_train.engine.manifest import EMA
+from vim_train.config.schema import (
+    AugmentConfig,
+    ClassToken,
+    DataConfig,
+    DataName,
+    ModelConfig,
+    Pool,
+    RunConfig,
+    TrainConfig,
+)
+from vim_train.models.published import tell
 from vim_train.tasks.build import build_model
+from vim_train.tasks.weight_files import WeightFile, read_weight_file
 from vim_train.tasks.weights import fit_into
 
 
@@ -31,6 +40,8 @@ class Pretrained:
     classes: list[str] | None
     """Names by label; None: not known."""
     weights: dict[str, dict[str, Tensor]]
+    notes: list[str] = field(default_factory=list)
+    """What the user should know of how they were read, and what was assumed."""
 
     def build(self, which: str, num_classes: int, img_size: int, device: torch.device) -> nn.Module:
         """The model with the weights `which`, in evaluation mode; a Vim's position embedding is fitted to `img_size`.
@@ -45,41 +56,62 @@ class Pretrained:
 
 
 def open_pretrained(checkpoint: str, wanted: Weights = Weights.both) -> Pretrained:
-    """Read a run, a checkpoint directory, or a .safetensors file in one.
+    """Read a checkpoint in any form that `read_weight_file` takes.
+
+    The configuration is that of the run it lies in; else the model is told from the weights, and the rest are defaults
+    (224 pixels where nothing says otherwise, ImageNet's mean, deviation and class names for 1,000 outputs).
 
     Raises:
-        UserError: no configuration above it, or no such weights in it.
+        UserError: no such weights in it, or not a model that can be told.
         CheckpointError: missing or damaged.
     """
-    saved = load_config(find_run(checkpoint))
-    cfg = replace(saved, model=replace(saved.model, checkpoint=None))
-    weights, meta = _read(Path(checkpoint), wanted)
-    classes, step = meta.get("classes"), meta.get("step")
+    found = read_weight_file(checkpoint, wanted)
+    run = find_run(checkpoint)
+    if run is None:
+        cfg, classes, notes = _tell(found)
+    else:
+        saved = load_config(run)
+        cfg, classes, notes = replace(saved, model=replace(saved.model, checkpoint=None)), None, []
+    named, step = found.meta.get("classes"), found.meta.get("step")
     return Pretrained(
         checkpoint,
-        str(meta["path"]),
+        found.path,
         step if isinstance(step, int) else None,
         cfg,
-        [str(name) for name in classes] if isinstance(classes, list) else None,
-        weights,
+        [str(name) for name in named] if isinstance(named, list) else classes,
+        found.weights,
+        found.notes + notes,
     )
 
 
-def _read(path: Path, wanted: Weights) -> tuple[dict[str, dict[str, Tensor]], dict[str, object]]:
-    if path.is_file():  # one file holds one set of weights
-        held = Weights.ema if path.name == EMA else Weights.model
-        if wanted not in (held, Weights.both):
-            raise UserError(f"weights={wanted.value}: {path} holds the {held.value} weights")
-        weights, meta = load_weights(path)
-        return {held.value: weights}, meta
-    found: dict[str, dict[str, Tensor]] = {}
-    meta = {}
-    if wanted is not Weights.ema:
-        found[Weights.model.value], meta = load_weights(path, "model")
-    if wanted is not Weights.model:
-        try:
-            found[Weights.ema.value], meta = load_weights(path, "ema")
-        except NoEmaError:
-            if wanted is Weights.ema:
-                raise
-    return found, meta
+def _tell(found: WeightFile) -> tuple[TrainConfig, list[str] | None, list[str]]:
+    """Configuration and classes of weights that belong to no run of ours, and what was assumed."""
+    own = found.meta.get("config")
+    size = own.get("img_size") if isinstance(own, dict) else found.args.get("input_size")
+    name = found.args.get("model")
+    try:
+        told = tell(
+            next(iter(found.weights.values())),
+            name if isinstance(name, str) else None,
+            size if isinstance(size, int) else None,
+        )
+    except ValueError as error:
+        raise UserError(f"{found.path}: {error}") from error
+    if told.num_classes == 0:
+        raise UserError(f"{found.path}: has no head, so that there is nothing to evaluate")
+    base = {384: "vim_small_patch16_224", 768: "vim_base_patch16_224"}.get(
+        int(told.arguments["embed_dim"]), "vim_tiny_patch16_224"
+    )
+    model = ModelConfig(name=base, **told.arguments)  # type: ignore[arg-type]
+    model.class_token = ClassToken(told.arguments["class_token"])
+    model.pool = Pool(told.arguments["pool"]) if "pool" in told.arguments else None
+    data = DataConfig(name=DataName.folder, img_size=told.img_size)
+    if model.in_chans == 1:  # the luminance of ImageNet's
+        data.mean, data.std = [sum(data.mean) / 3], [sum(data.std) / 3]
+    cfg = TrainConfig(run=RunConfig(name="pretrained"), model=model, data=data, augment=AugmentConfig(name="none"))
+    return cfg, imagenet_classes(told.num_classes), told.notes
+
+
+def imagenet_classes(num_classes: int) -> list[str] | None:
+    """WordNet ids by label where there are 1,000 outputs."""
+    return ImageNetInfo("imagenet-1k").label_names() if num_classes == 1000 else None
