@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 PARTIAL = ".tmp-"  # being written, or being deleted
 DISPLACED = ".old-"  # moved aside by `replace_dir` where directories cannot be exchanged
@@ -86,15 +87,26 @@ def make_dir(path: Path) -> None:
         sync(path.parent)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that its name always stands for the old content or for all of the new."""
+@contextlib.contextmanager
+def write_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, so that its name always stands for the old content or for all of the new."""
     partial = path.with_name(PARTIAL + path.name)
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
     sync(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """As `write_file`, for a short text."""
+    with write_file(path) as file:
+        file.write(text.encode("utf-8"))
 
 
 def replace_dir(new: Path, final: Path) -> None:
