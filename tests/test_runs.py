@@ -72,7 +72,7 @@ def test_vim_eval_repeats_the_best_evaluation(whole: Path, tmp_path: Path) -> No
     evaluations = {line["step"]: line for line in numbers(whole) if line["kind"] == "eval"}
     expected = evaluations[found["step"]]
     for which, prefix in (("model", "eval"), ("ema", "ema")):
-        assert {f"{prefix}/{name}": value for name, value in found[which].items()} == {
+        assert {f"{prefix}/{name}": value for name, value in found["suites"]["val"][which].items()} == {
             name: value for name, value in expected.items() if name.startswith(f"{prefix}/")
         }
 

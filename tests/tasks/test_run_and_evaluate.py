@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 from vim_train.config.commands import Weights
 from vim_train.config.compose import compose_config, save_config
 from vim_train.config.errors import UserError
-from vim_train.tasks.evaluate import _check_classes
 from vim_train.tasks.pretrained import open_pretrained
 from vim_train.tasks.run import _assignment, _check_same_data
+from vim_train.tasks.suites import check_classes
 
 THEN = {"classes": ["a", "b"], "fingerprint": "1"}
 
@@ -40,9 +40,9 @@ def test_other_classes_than_the_checkpoints_are_refused_by_name(now: list[str], 
     with pytest.raises(UserError, match=rf"^the classes of data\.root are not those of the checkpoint: {how}; take"):
         _check_same_data(THEN, THEN | {"classes": now}, ["data"])
     with pytest.raises(UserError, match=rf"^data\.root: its classes are not the checkpoint's: {how}$"):
-        _check_classes(["a", "b"], now)
-    _check_classes(["a", "b"], ["a", "b"])
-    _check_classes(None, now)  # weights that do not tell
+        check_classes(["a", "b"], now)
+    check_classes(["a", "b"], ["a", "b"])
+    check_classes(None, now)  # weights that do not tell
 
 
 def test_a_file_is_evaluated_as_the_weights_it_holds(tmp_path: Path) -> None:

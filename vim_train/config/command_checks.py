@@ -1,9 +1,11 @@
 """Checks of the commands beside `vim-train`, as `config.checks` has them for that one."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 from vim_train.config.checks import check_data, check_device, check_ranges, refusal
 from vim_train.config.commands import (
+    SUITES,
     CountCommand,
     EvalCommand,
     ExportCommand,
@@ -12,6 +14,7 @@ from vim_train.config.commands import (
     VerifyCommand,
 )
 from vim_train.config.errors import UserError
+from vim_train.config.keys import any_of, suggest
 
 
 def check_eval(cfg: EvalCommand) -> None:
@@ -26,6 +29,35 @@ def check_eval(cfg: EvalCommand) -> None:
         raise UserError(f"checkpoint={cfg.checkpoint}: no such file or folder")
     if cfg.json is not None and not Path(cfg.json).resolve().parent.is_dir():
         raise UserError(f"json={cfg.json}: no such folder")
+    _check_suite(cfg)
+    if cfg.out is not None and (not cfg.out or Path(cfg.out).is_file()):
+        raise refusal("out", cfg.out, "a folder, new or of an earlier evaluation")
+    if cfg.refresh and cfg.out is None:
+        raise UserError("refresh=true: goes with out=DIR, where predictions are kept")
+    if cfg.tta.crops == 10 and cfg.tta.hflip:
+        raise UserError("tta.crops=10: has the mirrored views already; leave tta.hflip out, or take tta.crops=5")
+
+
+def _check_suite(cfg: EvalCommand) -> None:
+    """Raises UserError: an unknown set, a root that is no folder, or one that goes with none of the sets asked for."""
+    if not cfg.suite:
+        raise refusal("suite", cfg.suite, f"some of [{','.join(SUITES)}]")
+    for name in cfg.suite:
+        if name not in SUITES:
+            near = suggest(name, SUITES)
+            meant = f"; did you mean {any_of(near)}?" if near else ""
+            raise UserError(f"suite=[{','.join(cfg.suite)}]: {name} is none of {', '.join(SUITES)}{meant}")
+    if cfg.data.root is not None and not {"val", "real"} & set(cfg.suite):
+        roots = any_of([f"roots.{name}" for name in dict.fromkeys(cfg.suite)])
+        raise UserError(f"data.root={cfg.data.root}: goes with val or real in suite=[...]; is {roots} meant?")
+    for name, root in asdict(cfg.roots).items():
+        if root is None:
+            continue
+        if name not in cfg.suite:
+            raise UserError(f"roots.{name}={root}: goes with {name} in suite=[...]")
+        if not root or not Path(root).expanduser().is_dir():
+            what = "is a file" if root and Path(root).is_file() else "no such folder"
+            raise UserError(f"roots.{name}={root}: {what}")
 
 
 def check_export(cfg: ExportCommand) -> None:

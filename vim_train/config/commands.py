@@ -34,6 +34,38 @@ class EvalDataConfig:
     """Processes that decode; 0: in the evaluating process."""
 
 
+SUITES = ("val", "real", "v2", "a", "r", "sketch", "c", "o")
+"""Sets of images that a checkpoint can be judged by; all but `val` are ImageNet's."""
+
+
+@dataclass
+class RootsConfig:
+    """Where the sets beside `data.root` lie; null: not here, and the set is passed over."""
+
+    v2: str | None = None
+    """ImageNetV2: one of the folders imagenetv2-NAME-format-val, or the folder that holds them; 0/ to 999/ in each."""
+    a: str | None = None
+    """ImageNet-A: one folder a class, called by its wnid."""
+    r: str | None = None
+    """ImageNet-R: one folder a class, called by its wnid."""
+    sketch: str | None = None
+    """ImageNet-Sketch: one folder a class, called by its wnid."""
+    c: str | None = None
+    """ImageNet-C: CORRUPTION/SEVERITY/WNID/image.JPEG, with those of the corruptions that are there."""
+    o: str | None = None
+    """ImageNet-O: one folder a class, called by its wnid; its images show none of them."""
+
+
+@dataclass
+class TtaConfig:
+    """Test-time augmentation: the mean of the softmax outputs for several views of an image."""
+
+    hflip: bool = False
+    """Each view mirrored as well: twice the time."""
+    crops: int = 1
+    """1: the centre of the resized image; 5: its corners too; 10: these mirrored as well. `c` has the centre alone."""
+
+
 @dataclass
 class EvalCommand:
     """Everything `vim-eval` can be told."""
@@ -42,12 +74,22 @@ class EvalCommand:
     """A run's folder, one of its checkpoint directories, or a .safetensors file in one."""
     weights: Weights = Weights.both
     """model, ema (the averaged ones), or both where the checkpoint has both."""
+    suite: list[str] = field(default_factory=lambda: ["val"])
+    """Sets of images: val and real under data.root; v2, a, r, sketch, c and o each under its key of `roots`."""
     device: Device = Device.auto
     """auto: a GPU if there is one."""
+    gpus: int | None = None
+    """Start so many processes on this machine, one a GPU, that share the images; null: this process alone."""
     debug: bool = False
     """Show tracebacks instead of one-line errors."""
     json: str | None = None
     """Write the metrics to this file too."""
+    out: str | None = None
+    """Folder for predictions/WEIGHTS/SET.npz: logits, labels and names of all images, not computed again next time."""
+    refresh: bool = False
+    """Compute predictions again though they lie in `out`."""
+    roots: RootsConfig = field(default_factory=RootsConfig)
+    tta: TtaConfig = field(default_factory=TtaConfig)
     data: EvalDataConfig = field(default_factory=EvalDataConfig)
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
     ops: OpsConfig = field(default_factory=OpsConfig)

@@ -47,9 +47,15 @@ def evaluation_config(saved: TrainConfig, command: EvalCommand) -> TrainConfig:
         UserError: the command makes it invalid.
     """
     model = replace(saved.model, checkpoint=None)
-    cfg = replace(saved, model=model, data=_data(saved.data, command.data))
+    data = _data(saved.data, command.data)
+    if not {"val", "real"} & set(command.suite):
+        data = replace(data, name=DataName.fashion, root=None)  # the run's own images are not asked for
+    cfg = replace(saved, model=model, data=data)
     cfg = replace(cfg, device=command.device, precision=command.precision, ops=command.ops, debug=command.debug)
     check_train(cfg)
+    if command.tta.crops > 1 and cfg.data.crop_pct == 1:
+        why = "at 1 the crops of a square image are all the same"
+        raise UserError(f"tta.crops={command.tta.crops}: takes data.crop_pct=... below 1; {why}")
     return cfg
 
 

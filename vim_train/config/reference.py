@@ -42,8 +42,10 @@ vim-eval: metrics of a checkpoint on its run's validation images, or on others
   vim-eval checkpoint=runs/quickstart
   vim-eval checkpoint=runs/quickstart/checkpoints/best weights=ema
   vim-eval checkpoint=runs/vim_tiny data.root=DIR json=metrics.json
+  vim-eval checkpoint=runs/vim_tiny suite=[val,v2] roots.v2=DIR out=DIR gpus=8
 
-Keys (vim-eval --help KEY explains)
+Keys used most (vim-eval --help KEY or GROUP explains; groups: roots, tta, data,
+precision, ops; all: docs/config.md)
 {keys}"""
 
 EXPORT = """\
@@ -104,7 +106,9 @@ def eval_help(arguments: list[str]) -> str:
     Raises:
         UserError: no such key.
     """
-    return _explained(arguments, EvalCommand, "eval") if arguments else EVAL.format(keys=_listed(EvalCommand))
+    own = ("checkpoint", "weights", "suite", "roots.v2", "out", "json", "gpus", "tta.hflip", "tta.crops")
+    keys = (*own, "data.root", "data.img_size", "data.crop_pct", "data.workers")
+    return _explained(arguments, EvalCommand, "eval") if arguments else EVAL.format(keys=_listed(EvalCommand, keys))
 
 
 def export_help(arguments: list[str]) -> str:
@@ -154,9 +158,9 @@ def _fit(line: str, width: int = 80) -> str:
     return line if len(line) <= width else line[: width - 4].rstrip() + " ..."
 
 
-def _listed(schema: type, names: Iterable[str] | None = None) -> str:
+def _listed(schema: type, names: Iterable[str]) -> str:
     keys = schema_keys(schema)
-    lines = (textwrap.fill(f"{name:<22}{keys[name].doc}", 78, subsequent_indent=" " * 22) for name in names or keys)
+    lines = (textwrap.fill(f"{name:<22}{keys[name].doc}", 78, subsequent_indent=" " * 22) for name in names)
     return textwrap.indent("\n".join(lines), "  ")
 
 

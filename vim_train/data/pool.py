@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, get_worker_info
 
 from vim_train.config.errors import HungError, WorkerError
 from vim_train.data.fetch import Fetch, Fetched, Request
+from vim_train.data.views import FetchViews
 
 _POLL_S = 1.0
 _STACK_S = 0.3
@@ -54,7 +55,7 @@ class Pool:
 
     def __init__(
         self,
-        fetch: Fetch,
+        fetch: Fetch | FetchViews,
         requests: Iterable[Request],
         workers: int,
         *,

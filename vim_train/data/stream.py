@@ -1,7 +1,7 @@
 """Batches for training and evaluation."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 
@@ -20,7 +20,8 @@ from vim_train.data.mixing import Mix
 from vim_train.data.order import Stream, block_order, draw_index, epoch_order, position_keys
 from vim_train.data.pool import Pool
 from vim_train.data.sources import Source, check_unchanged
-from vim_train.data.transforms import Erase, Normalize, eval_transform, train_transform
+from vim_train.data.transforms import Erase, Normalize, Transform, eval_transform, train_transform
+from vim_train.data.views import FetchViews
 
 
 class TrainStream:
@@ -200,6 +201,10 @@ class EvalStream:
 
     Ranks take turns at the batches. The length is that of the largest share.
 
+    Args:
+        views: by which an image is seen, each (n,) of a batch's images (n * views, C, H, W), those of an image behind
+            one another; none: by the centre crop of `eval_transform`.
+
     Raises:
         UserError: while iterating, an image cannot be decoded.
         RuntimeError: while iterating, a worker died.
@@ -214,24 +219,28 @@ class EvalStream:
         *,
         rank: int = 0,
         world: int = 1,
+        views: Sequence[Transform] = (),
     ) -> None:
         self._source, self._device = source, device
-        fetch = Fetch(
-            source,
-            eval_transform(cfg.data),
-            _mode(cfg),
-            cfg.data.img_size,
-            seed=None,
-            replacements=0,
-            pixel_limit=cfg.data.pixel_limit,
-        )
+        fetches = [
+            Fetch(
+                source,
+                view,
+                _mode(cfg),
+                cfg.data.img_size,
+                seed=None,
+                replacements=0,
+                pixel_limit=cfg.data.pixel_limit,
+            )
+            for view in views or [eval_transform(cfg.data)]
+        ]
         self._normalize = Normalize(cfg.data.mean, cfg.data.std, device)
         size = cfg.data.eval_batch_size
         whole = np.arange(len(source), dtype=np.int64)
         every = [Request(0, whole[i : i + size], whole[i : i + size]) for i in range(0, len(source), size)]
         self._requests, self._rounds = every[rank::world], -(-len(every) // world)
         self._pool = Pool(
-            fetch,
+            fetches[0] if len(fetches) == 1 else FetchViews(fetches),
             self._requests,
             min(cfg.data.workers, len(self._requests)),
             pin_memory=device.type == "cuda",

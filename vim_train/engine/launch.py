@@ -32,6 +32,13 @@ def launched() -> bool:
     return "RANK" in os.environ
 
 
+def check_launched(gpus: int | None) -> None:
+    """Raises UserError: `gpus` is not the number of processes that a launcher has started on this machine."""
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if gpus not in (None, here):
+        raise UserError(f"gpus={gpus}: a launcher has started {here} processes here; leave gpus out")
+
+
 def launch(count: int, device: Device, command: Sequence[str]) -> int:
     """Run `command` in `count` processes; returns the exit code of the first that ended badly by itself, or 0.
 

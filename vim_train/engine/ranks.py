@@ -74,6 +74,14 @@ class Ranks:
         self._exchange(lambda: dist.all_gather_object(values, value))
         return values
 
+    def collect(self, value: T) -> list[T] | None:
+        """Everyone's, by rank, in rank 0; None in the others, which need not hold them."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] | None = [None] * self.world if self.first else None
+        self._exchange(lambda: dist.gather_object(value, values))
+        return values
+
     def once(self, work: Callable[[], T]) -> T:
         """What `work` returns in rank 0, where alone it runs; if it raises, the others raise LostRankError in time."""
         if self.world == 1:

@@ -1,6 +1,5 @@
 """A whole run: set up, build, take up an earlier checkpoint, train, leave with an exit code."""
 
-import os
 import re
 import shlex
 import shutil
@@ -25,7 +24,7 @@ from vim_train.data.sources.classes import difference
 from vim_train.engine import checkpoint
 from vim_train.engine.checkpoint import CheckpointError, Found
 from vim_train.engine.drift import DriftError
-from vim_train.engine.launch import launch, launched
+from vim_train.engine.launch import check_launched, launch, launched
 from vim_train.engine.loop import Trainer
 from vim_train.engine.ranks import Ranks, join_ranks
 from vim_train.engine.rundir import Run, open_run
@@ -92,9 +91,7 @@ class Opened(NamedTuple):
 
 
 def _build(cfg: TrainConfig, ranks: Ranks) -> tuple[Classification, Schedule]:
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if cfg.gpus not in (None, here):
-        raise UserError(f"gpus={cfg.gpus}: a launcher has started {here} processes here; leave gpus out")
+    check_launched(cfg.gpus)
     configure_torch(cfg.ops, cfg.determinism, ranks.device)
     task = Classification(cfg, ranks)
     return task, Schedule(cfg.schedule, peak_lr(cfg.optim, cfg.data.batch_size), task.steps_per_epoch)

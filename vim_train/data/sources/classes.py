@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Sequence
+from functools import cache
+from importlib import resources
 
 from vim_train.data.sources.listing import some
 
@@ -29,3 +31,9 @@ def unusual_count(classes: Sequence[str], split: str, images: int) -> str:
     if not is_imagenet_1k(classes) or images == IMAGENET_1K[split]:
         return ""
     return f"{images:,} {split} images where ImageNet-1k has {IMAGENET_1K[split]:,}"
+
+
+@cache
+def imagenet_wnids() -> list[str]:
+    """The thousand classes of ILSVRC 2012, by label."""
+    return (resources.files("timm.data") / "_info" / "imagenet_synsets.txt").read_text().split()
