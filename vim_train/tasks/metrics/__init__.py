@@ -1,0 +1,1 @@
+"""What predictions are worth: pure functions of logits, labels and names."""

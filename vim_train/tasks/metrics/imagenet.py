@@ -1,0 +1,54 @@
+"""ImageNet's tables, from timm: class lists of its variants, words for its classes, the ReaL labels."""
+
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from importlib import resources
+
+from vim_train.config.errors import UserError
+from vim_train.tasks.metrics.outliers import IMAGENET_O
+
+
+def wnids() -> list[str]:
+    """The 1,000 classes of ILSVRC 2012 by label."""
+    return _lines("imagenet_synsets.txt")
+
+
+def variant_classes(suite: str) -> list[str] | None:
+    """The wnids that a, r or o is judged among; None: all classes."""
+    if suite == "o":
+        names = wnids()
+        return [names[i] for i in IMAGENET_O]
+    return _lines(f"imagenet_{suite}_synsets.txt") if suite in ("a", "r") else None
+
+
+@functools.cache
+def words() -> Mapping[str, str]:
+    """wnid → its English words, as in WordNet: `tench, Tinca tinca`."""
+    pairs = (line.partition("\t") for line in _lines("imagenet_synset_to_lemma.txt"))
+    return {wnid: lemma for wnid, _, lemma in pairs}
+
+
+def short_name(name: str) -> str:
+    """A class for people: the first of a wnid's words, any other name as it is."""
+    return words().get(name, name).split(", ")[0]
+
+
+def real_labels(classes: Sequence[str]) -> dict[str, list[int]]:
+    """File name of each validation image → its right labels as ReaL has them, none for 3,163 of them.
+
+    Raises:
+        UserError: `classes` are not ImageNet's, whose labels these are.
+    """
+    if list(classes) != wnids():
+        raise UserError("ReaL has labels of ImageNet's 1,000 classes alone; the checkpoint has others")
+    labels: list[list[int]] = json.loads(_read("imagenet_real_labels.json"))
+    return {f"ILSVRC2012_val_{i:08d}.JPEG": found for i, found in enumerate(labels, 1)}
+
+
+def _lines(file: str) -> list[str]:
+    return _read(file).splitlines()
+
+
+def _read(file: str) -> str:
+    return (resources.files("timm.data") / "_info" / file).read_text(encoding="utf-8")
