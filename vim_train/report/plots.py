@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vim_train.report.figure import new_figure, plain_axes, save
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -21,14 +23,7 @@ def draw_curves(records: Records, path: Path, title: str) -> None:
     """
     if not any(record["kind"] in ("train", "eval") for record in records):
         return
-    # Without pyplot there is no global state and no display, whatever backend the user has configured.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    figure = Figure(figsize=(11, 7), dpi=150, layout=ConstrainedLayoutEngine(w_pad=0.2, h_pad=0.1))
-    FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=14, fontweight="bold", x=0.02, ha="left")
+    figure = new_figure(11, 7, title)
     (loss, accuracy), (lr, speed) = figure.subplots(2, 2)
     _loss(loss, records)
     _accuracy(accuracy, records)
@@ -41,11 +36,7 @@ def draw_curves(records: Records, path: Path, title: str) -> None:
     for axes in figure.axes:
         axes.set_xlim(0, last * 1.02)
         axes.xaxis.set_major_formatter("{x:,.0f}")
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, format="png")
-    temporary.replace(path)
+    save(figure, path)
 
 
 def _loss(axes: "Axes", records: Records) -> None:
@@ -89,12 +80,7 @@ def _points(records: Records, name: str) -> list[tuple[float, float]]:
 
 
 def _finish(axes: "Axes", title: str) -> None:
-    axes.set_title(title, loc="left", fontsize=11)
+    plain_axes(axes, title)
     axes.set_xlabel("step", fontsize=9, color="#555555")
-    axes.tick_params(labelsize=9, colors="#555555")
-    axes.grid(color="#e6e6e6", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color("#bbbbbb")
     if len(axes.get_lines()) > 1:
         axes.legend(fontsize=9, frameon=False)

@@ -35,15 +35,22 @@ def short_name(name: str) -> str:
 
 
 def real_labels(classes: Sequence[str]) -> dict[str, list[int]]:
-    """File name of each validation image → its right labels as ReaL has them, none for 3,163 of them.
+    """File name of each validation image → its right labels by ReaL as indices into `classes`; none for 3,163 of them.
+
+    Right labels that a model of a part of the classes does not have are left out.
 
     Raises:
         UserError: `classes` are not ImageNet's, whose labels these are.
     """
-    if list(classes) != wnids():
-        raise UserError("ReaL has labels of ImageNet's 1,000 classes alone; the checkpoint has others")
-    labels: list[list[int]] = json.loads(_read("imagenet_real_labels.json"))
-    return {f"ILSVRC2012_val_{i:08d}.JPEG": found for i, found in enumerate(labels, 1)}
+    names = wnids()
+    if foreign := set(classes) - set(names):
+        raise UserError(f"suite=real: ReaL labels ImageNet's classes, and the checkpoint's are others: {min(foreign)}")
+    place = {name: label for label, name in enumerate(classes)}
+    found: list[list[int]] = json.loads(_read("imagenet_real_labels.json"))
+    return {
+        f"ILSVRC2012_val_{i:08d}.JPEG": [place[names[label]] for label in labels if names[label] in place]
+        for i, labels in enumerate(found, 1)
+    }
 
 
 def _lines(file: str) -> list[str]:
