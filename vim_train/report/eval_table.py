@@ -26,8 +26,8 @@ _EXTRAS = {
 _NAME = 17  # characters of a class; the two tables of classes share 80 columns
 
 
-def show_results(console: Console, title: str, suites: Suites) -> None:
-    """Print the table of all suites, and below it their other measures and notes."""
+def show_results(console: Console, title: str, suites: Suites, absent: Mapping[str, str]) -> None:
+    """Print the table of all suites, and below it their other measures and notes, and why the `absent` ones are."""
     console.print(Text(title, style="bold"), soft_wrap=True)
     table = Table(padding=(0, 1, 0, 0), box=None)
     table.add_column("suite", no_wrap=True)
@@ -38,7 +38,7 @@ def show_results(console: Console, title: str, suites: Suites) -> None:
         for weights, record in by_weights.items():
             table.add_row(Text(suite), weights, *_cells(record))
     console.print(table)
-    lines = list(_lines(suites))
+    lines = [*_lines(suites), *(f"{suite} is not here: {reason}" for suite, reason in absent.items())]
     if lines:
         console.print()
     for line in lines:

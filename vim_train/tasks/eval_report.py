@@ -2,7 +2,8 @@
 
 import csv
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -23,6 +24,8 @@ def report(
     checkpoint: str,
     out: Path | None = None,
     facts: Mapping[str, object] | None = None,
+    notes: Mapping[str, Sequence[str]] | None = None,
+    absent: Mapping[str, str] | None = None,
     real_labels: RealLabels | None = None,
 ) -> Record:
     """Judge predictions by weights (see `judge`), print what came of it, and write it under `out`.
@@ -32,15 +35,19 @@ def report(
         out: folder for results.json and, by suite and weights, per_class_*.csv, per_class_*.png, confusion_*.png (of at
             most 60 classes), reliability_*.png and corruptions_*.png; None: nothing is written.
         facts: more for the head of results.json (step, image size, images/s, …).
-        real_labels: for the suite `real`.
+        notes: by suite, what else a reader should know: resolution, images left out, …
+        absent: suites that were asked for and are not there, with the reason.
+        real_labels: for the suite `real`; None: the published ones.
     Returns: what results.json holds; shares in per cent.
     Raises:
         UserError: predictions that a suite cannot be judged by, or a folder that cannot be written.
     """
-    judged = judge(predictions, real_labels)
-    found: Record = {"checkpoint": checkpoint, **(facts or {}), "suites": by_suite(judged)}
+    judged = [
+        replace(row, notes=[*(notes or {}).get(row.suite, ()), *row.notes]) for row in judge(predictions, real_labels)
+    ]
+    found: Record = {"checkpoint": checkpoint, **(facts or {}), "suites": by_suite(judged), "absent": absent or {}}
     console = Console(highlight=False)
-    show_results(console, checkpoint, by_suite(judged))
+    show_results(console, checkpoint, by_suite(judged), absent or {})
     worst = _most_telling(judged)
     if worst is not None:
         show_classes(console, f"{worst.suite}, {worst.weights}", worst.record)

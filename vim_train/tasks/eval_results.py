@@ -10,7 +10,7 @@ import numpy as np
 from vim_train.config.errors import UserError
 from vim_train.data.sources.classes import is_imagenet_1k
 from vim_train.tasks.eval_cases import Cases, Record, calibrate, cool, labelled, mean, percent, restrict
-from vim_train.tasks.metrics import accuracy, calibration
+from vim_train.tasks.metrics import accuracy, calibration, imagenet
 from vim_train.tasks.metrics.accuracy import Ints, PerClass
 from vim_train.tasks.metrics.calibration import Bins
 from vim_train.tasks.metrics.corruptions import ALEXNET, EXTRA, corruption_errors
@@ -52,7 +52,8 @@ def judge(predictions: Mapping[str, Iterable[Predictions]], real_labels: RealLab
     temperature, the clean accuracy of A and R and the inliers of O are those of the suite `val` of the same weights.
 
     Args:
-        real_labels: for the suite `real`: right classes by file name, none where the image is to be skipped.
+        real_labels: for the suite `real`: right classes by file name, none where the image is to be skipped; None:
+            those of Beyer et al. 2020.
     Raises:
         UserError: predictions that a suite's metrics cannot be made of.
     """
@@ -119,7 +120,7 @@ def _judge_labelled(suite: str, weights: str, cases: Cases, val: Cases | None) -
 
 def _judge_real(weights: str, found: Predictions, val: Cases | None, real_labels: RealLabels | None) -> Judged:
     if real_labels is None:
-        raise UserError("suite=real: no right labels by file name were given")
+        real_labels = imagenet.real_labels(found.classes)
     names = [PurePath(name).name for name in found.names]
     unknown = next((name for name in names if name not in real_labels), None)
     if unknown is not None:
