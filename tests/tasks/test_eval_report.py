@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -34,22 +35,40 @@ def test_tables_and_files_of_an_evaluation(tmp_path: Path, capsys: pytest.Captur
         some(f"c/{corruption}/2"),
     ]
     out = tmp_path / "deep" / "eval"
-    found = report(
-        {"model": suites, "ema": suites[:1]}, "runs/x", out, {"step": 7}, {"val": ["224 px"]}, {"a": "roots.a is null"}
-    )
+    rates: dict[tuple[str, str], float | None] = {}
+    notes: dict[str, list[str]] = {}
+
+    def passes() -> Iterator[Predictions]:
+        for predictions in suites:
+            yield predictions
+            rates[predictions.suite, "model"] = 1000.0 if predictions.suite.endswith("1") else 3000.0
+            notes[predictions.suite] = [f"{predictions.suite.split('/')[0]} at 224 px"]
+
+    weights = {"model": passes(), "ema": suites[:1]}
+    found = report(weights, "runs/x", out, {"step": 7}, notes, rates, {"a": "roots.a is null"})
     text = capsys.readouterr().out
     table = text[: text.index("\n\n")]
     assert max(map(len, table.splitlines())) <= 80
-    assert [line.split()[:2] for line in table.splitlines()[2:]] == [
+    assert [line.split()[:2] for line in table.splitlines()[3:]] == [
         ["val", "model"], ["val", "ema"], ["o", "model"], ["c", "model"],
     ]  # fmt: skip
-    for line in ("val: 224 px", "a is not here: roots.a is null", "no mCE", "AUPR 100.00 %", "tench"):
+    assert text.count("c at 224 px") == 1
+    for line in (
+        "val: val at 224 px",
+        "c: c at 224 px",
+        "a is not here: roots.a is null",
+        "no mCE",
+        "AUPR 100.00 %",
+        "tench",
+    ):
         assert line in text
 
     held = json.loads((out / "results.json").read_text(), parse_constant=pytest.fail)
     assert (held["checkpoint"], held["step"], held["absent"]) == ("runs/x", 7, {"a": "roots.a is null"})
     assert held["suites"]["val"]["model"]["top1"] == found["suites"]["val"]["model"]["top1"]  # type: ignore[index]
 
+    assert held["suites"]["c"]["model"]["images_per_s"] == 2000
+    assert "images_per_s" not in held["suites"]["val"]["ema"]
     with (out / "per_class_val_ema.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["class"] for row in rows] == CLASSES

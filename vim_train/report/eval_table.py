@@ -11,7 +11,7 @@ Record = Mapping[str, object]
 Suites = Mapping[str, Mapping[str, Record]]
 """Records by suite and weights, with shares in per cent, as results.json has them."""
 
-_COLUMNS = ("images", "top-1 %", "top-5 %", "NLL", "ECE %", "at T", "T")
+_COLUMNS = ("images", "top-1\n%", "top-5\n%", "NLL", "ECE\n%", "ECE\nat T", "T", "images\n/ s")
 _EXTRAS = {
     "mce": "mCE",
     "mean_error": "mean error",
@@ -29,7 +29,7 @@ _NAME = 17  # characters of a class; the two tables of classes share 80 columns
 def show_results(console: Console, title: str, suites: Suites, absent: Mapping[str, str]) -> None:
     """Print the table of all suites, and below it their other measures and notes, and why the `absent` ones are."""
     console.print(Text(title, style="bold"), soft_wrap=True)
-    table = Table(padding=(0, 1, 0, 0), box=None)
+    table = Table(padding=(0, 1, 0, 0), box=None)  # fits 80 columns
     table.add_column("suite", no_wrap=True)
     table.add_column("weights", no_wrap=True)
     for name in _COLUMNS:
@@ -76,6 +76,7 @@ def _cells(record: Record) -> Iterator[str]:
     yield _number(record.get("ece"), 2)
     yield _number(cooled.get("ece"), 2)
     yield _number(cooled.get("temperature"), 2)
+    yield _number(record.get("images_per_s"), 0)
 
 
 def _lines(suites: Suites) -> Iterator[str]:

@@ -25,6 +25,7 @@ def report(
     out: Path | None = None,
     facts: Mapping[str, object] | None = None,
     notes: Mapping[str, Sequence[str]] | None = None,
+    rates: Mapping[tuple[str, str], float | None] | None = None,
     absent: Mapping[str, str] | None = None,
     real_labels: RealLabels | None = None,
 ) -> Record:
@@ -36,15 +37,15 @@ def report(
             most 60 classes), reliability_*.png and corruptions_*.png; None: nothing is written.
         facts: more for the head of results.json (step, image size, images/s, …).
         notes: by suite, what else a reader should know: resolution, images left out, …
+        rates: images/s by suite and weights; None: predictions kept of an earlier evaluation. As `facts` and `notes`,
+            read when all predictions are: going through these may fill it.
         absent: suites that were asked for and are not there, with the reason.
         real_labels: for the suite `real`; None: the published ones.
     Returns: what results.json holds; shares in per cent.
     Raises:
         UserError: predictions that a suite cannot be judged by, or a folder that cannot be written.
     """
-    judged = [
-        replace(row, notes=[*(notes or {}).get(row.suite, ()), *row.notes]) for row in judge(predictions, real_labels)
-    ]
+    judged = [_told(row, notes or {}, rates or {}) for row in judge(predictions, real_labels)]
     found: Record = {"checkpoint": checkpoint, **(facts or {}), "suites": by_suite(judged), "absent": absent or {}}
     console = Console(highlight=False)
     show_results(console, checkpoint, by_suite(judged), absent or {})
@@ -61,6 +62,18 @@ def report(
             raise UserError(f"out={out}: {error.strerror or error}") from error
         console.print(f"\n{out}: results.json, and a CSV and pictures of each suite", soft_wrap=True)
     return found
+
+
+def _told(row: Judged, notes: Mapping[str, Sequence[str]], rates: Mapping[tuple[str, str], float | None]) -> Judged:
+    """With the notes and the speed of its images, or for C of all its parts'."""
+
+    def is_part(suite: str) -> bool:
+        return suite == row.suite or suite.startswith(f"{row.suite}/")
+
+    more = dict.fromkeys(note for suite, found in notes.items() if is_part(suite) for note in found)
+    speeds = [rate for (suite, weights), rate in rates.items() if weights == row.weights and is_part(suite) and rate]
+    record = row.record | ({"images_per_s": sum(speeds) / len(speeds)} if speeds else {})
+    return replace(row, record=record, notes=[*more, *row.notes])
 
 
 def _most_telling(judged: Iterable[Judged]) -> Judged | None:
