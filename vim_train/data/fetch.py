@@ -55,6 +55,7 @@ class Fetch(Dataset[Fetched]):
         img_size: side of what `transform` returns.
         seed: of the run; None: `transform` draws nothing.
         replacements: candidates to try in place of an image that cannot be decoded; 0: give up at the first.
+        leave_black: do not give up: the row of an image that cannot be decoded is 0.
         pixel_limit: images of more pixels are not decoded.
         later: what takes over from an epoch on: the epoch, its `img_size` and `transform`; by epoch.
     """
@@ -69,6 +70,7 @@ class Fetch(Dataset[Fetched]):
         replacements: int,
         pixel_limit: int = 100_000_000,
         later: Sequence[tuple[int, int, Transform]] = (),
+        leave_black: bool = False,
     ) -> None:
         self.source = source
         self._transforms = {img_size: transform} | {side: other for _, side, other in later}
@@ -77,6 +79,7 @@ class Fetch(Dataset[Fetched]):
         self._seed = seed
         self._replacements = replacements
         self._pixel_limit = pixel_limit
+        self._leave_black = leave_black
         self.reading = np.full(1, -1, dtype=np.int64)
         """Index being read, for messages about a dead or hung worker; workers put shared memory here."""
         pixel_library()  # found and tested here, once, and not in every worker
@@ -96,7 +99,9 @@ class Fetch(Dataset[Fetched]):
                 if not self._fill(rows[row], int(request.indices[row]), key, bad) and not self._replace(
                     rows[row], request, row, key, bad
                 ):
-                    return Fetched(request, None, bad)
+                    if not self._leave_black:
+                        return Fetched(request, None, bad)
+                    rows[row] = 0
         self.reading[0] = -1
         return Fetched(request, images, bad)
 
