@@ -8,6 +8,7 @@ import pytest
 
 from vim_train.cli import data as data_command
 from vim_train.cli import eval as eval_command
+from vim_train.cli import predict as predict_command
 from vim_train.cli import train as train_command
 from vim_train.config.commands import Weights
 from vim_train.config.compose import compose_config, save_config
@@ -36,8 +37,7 @@ def test_eval_hands_over_what_it_was_told(run: str, calls: list) -> None:
         ("checkpoint=runs/nope", "checkpoint=runs/nope: no such file or folder"),
         (
             "checkpoint=.",
-            "checkpoint=.: no config.yaml there or above; "
-            "takes a run's folder, what lies in it, or a file of weights",
+            "checkpoint=.: no config.yaml there or above; takes a run's folder, what lies in it, or a file of weights",
         ),
         ("checkpoint=runs/quickstart data.root=/nope", "data.root=/nope: no such folder"),
         ("checkpoint=runs/quickstart weights=modell", "weights=modell: takes model, ema or both"),
@@ -169,7 +169,7 @@ def test_count_shows_each_class(photo_root: Path, capsys: pytest.CaptureFixture[
     assert [sum(pair) for pair in counts] == [10, 8, 9, 8, 35]
 
 
-@pytest.mark.parametrize("command", [train_command, eval_command, data_command])
+@pytest.mark.parametrize("command", [train_command, eval_command, predict_command, data_command])
 def test_a_console_script_reads_its_own_arguments(
     command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vim_train.config.commands import EvalCommand
+from vim_train.config.commands import EvalCommand, PredictCommand
 from vim_train.config.errors import UserError
 from vim_train.config.keys import schema_keys, suggest
 from vim_train.config.reference import (
@@ -15,6 +15,7 @@ from vim_train.config.reference import (
     export_help,
     index_help,
     page,
+    predict_help,
     train_help,
     verify_help,
 )
@@ -23,7 +24,7 @@ from vim_train.config.schema import TrainConfig
 DOCS = Path(__file__).parent.parent.parent / "docs" / "config.md"
 
 
-@pytest.mark.parametrize("schema", [TrainConfig, EvalCommand, *DATA_COMMANDS.values()])
+@pytest.mark.parametrize("schema", [TrainConfig, EvalCommand, PredictCommand, *DATA_COMMANDS.values()])
 def test_every_key_has_a_sentence_and_says_what_it_takes(schema: type) -> None:
     for key in schema_keys(schema).values():
         assert key.doc.endswith("."), f"{key.name} has no sentence under it"
@@ -31,7 +32,9 @@ def test_every_key_has_a_sentence_and_says_what_it_takes(schema: type) -> None:
         assert key.accepts
 
 
-@pytest.mark.parametrize("help_of", [train_help, eval_help, export_help, index_help, verify_help, count_help])
+@pytest.mark.parametrize(
+    "help_of", [train_help, eval_help, predict_help, export_help, index_help, verify_help, count_help]
+)
 def test_help_fits_a_screen(help_of: Callable[[list[str]], str]) -> None:
     lines = help_of([]).splitlines()
     assert len(lines) <= 40

@@ -108,6 +108,7 @@ RANGES = {
     "ema.decay": BETWEEN,
     "ops.threads": AT_LEAST_1,
     "tta.crops": Range("1, 5 or 10", lambda x: x in (1, 5, 10)),
+    "topk": AT_LEAST_1,
     "max_side": AT_LEAST_1,
     "shard_images": AT_LEAST_1,
     "checkpoint.keep": Range("a whole number from 2", lambda x: x >= 2),

@@ -11,6 +11,7 @@ from vim_train.config.commands import (
     ExportCommand,
     ExportFormat,
     IndexCommand,
+    PredictCommand,
     VerifyCommand,
 )
 from vim_train.config.errors import UserError
@@ -27,8 +28,7 @@ def check_eval(cfg: EvalCommand) -> None:
     check_device(cfg.device, cfg.ops.backend)
     if not Path(cfg.checkpoint).exists():
         raise UserError(f"checkpoint={cfg.checkpoint}: no such file or folder")
-    if cfg.json is not None and not Path(cfg.json).resolve().parent.is_dir():
-        raise UserError(f"json={cfg.json}: no such folder")
+    _check_new_file("json", cfg.json)
     _check_suite(cfg)
     if cfg.out is not None and (not cfg.out or Path(cfg.out).is_file()):
         raise refusal("out", cfg.out, "a folder, new or of an earlier evaluation")
@@ -58,6 +58,34 @@ def _check_suite(cfg: EvalCommand) -> None:
         if not root or not Path(root).expanduser().is_dir():
             what = "is a file" if root and Path(root).is_file() else "no such folder"
             raise UserError(f"roots.{name}={root}: {what}")
+
+
+def check_predict(cfg: PredictCommand) -> None:
+    """Refuse what cannot be predicted; bad images are told as they come.
+
+    Raises:
+        UserError: as for `check_train`.
+    """
+    check_ranges(cfg)
+    check_device(cfg.device, cfg.ops.backend)
+    if not Path(cfg.checkpoint).exists():
+        raise UserError(f"checkpoint={cfg.checkpoint}: no such file or folder")
+    if not cfg.images or not all(cfg.images):
+        raise refusal("images", cfg.images, "files, folders, patterns, @FILE or -")
+    if cfg.images.count("-") > 1:
+        raise refusal("images", cfg.images, "- once: standard input can be read only once")
+    _check_new_file("out", cfg.out)
+    _check_new_file("sheet", cfg.sheet)
+    if cfg.sheet is not None and Path(cfg.sheet).suffix.lower() != ".png":
+        raise refusal("sheet", cfg.sheet, "a file named .png")
+
+
+def _check_new_file(key: str, path: str | None) -> None:
+    """Raises UserError: nothing can be written there."""
+    if path is not None and not Path(path).resolve().parent.is_dir():
+        raise UserError(f"{key}={path}: no such folder")
+    if path is not None and Path(path).is_dir():
+        raise UserError(f"{key}={path}: is a folder; takes a file")
 
 
 def check_export(cfg: ExportCommand) -> None:

@@ -95,6 +95,62 @@ class EvalCommand:
     ops: OpsConfig = field(default_factory=OpsConfig)
 
 
+class PredictWeights(Enum):
+    auto = "auto"
+    model = "model"
+    ema = "ema"
+
+
+class ExplainMethod(Enum):
+    saliency = "saliency"
+    similarity = "similarity"
+
+
+@dataclass
+class PredictDataConfig:
+    """How images reach the model; null: as the run evaluated its own."""
+
+    img_size: int | None = None
+    """Side of the square image the model sees, in pixels."""
+    crop_pct: float | None = None
+    """Share of the resized image that the centre crop keeps, in (0, 1]."""
+    eval_batch_size: int | None = None
+    """Images a forward pass."""
+    workers: int | None = None
+    """Processes that decode; 0: in the predicting process."""
+    pixel_limit: int | None = None
+    """Images with more pixels than this are refused before they are decoded."""
+
+
+@dataclass
+class PredictCommand:
+    """Everything `vim-predict` can be told."""
+
+    checkpoint: str = MISSING
+    """A run's folder, one of its checkpoint directories, or a .safetensors file in one."""
+    images: list[str] = MISSING
+    """A file, a folder, a pattern as 'a/*.jpg', @FILE for a list of names, - for one on stdin, or [a,b] of these."""
+    weights: PredictWeights = PredictWeights.auto
+    """model, ema (the averaged ones), or auto: ema where it was the better in the run's own evaluation."""
+    topk: int = 5
+    """Classes listed for an image, the most probable first."""
+    out: str | None = None
+    """Write the JSON lines to this file; null: to standard output."""
+    sheet: str | None = None
+    """Draw images, labels and probabilities as pictures into this PNG, further pages into numbered ones beside it."""
+    explain: bool = False
+    """Show in the sheet where the model looks; without `sheet`, in explain.png."""
+    explain_method: ExplainMethod = ExplainMethod.similarity
+    """similarity: of a patch's token to the class token; saliency: gradient x input of a patch for the top label."""
+    device: Device = Device.auto
+    """auto: a GPU if there is one."""
+    debug: bool = False
+    """Show tracebacks instead of one-line errors."""
+    data: PredictDataConfig = field(default_factory=PredictDataConfig)
+    precision: PrecisionConfig = field(default_factory=PrecisionConfig)
+    ops: OpsConfig = field(default_factory=OpsConfig)
+
+
 class ExportFormat(Enum):
     folder = "folder"
     shards = "shards"

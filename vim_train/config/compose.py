@@ -13,8 +13,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vim_train.config.checks import check_train
-from vim_train.config.command_checks import check_data_command, check_eval, check_export
-from vim_train.config.commands import CountCommand, EvalCommand, ExportCommand, IndexCommand, VerifyCommand
+from vim_train.config.command_checks import check_data_command, check_eval, check_export, check_predict
+from vim_train.config.commands import (
+    CountCommand,
+    EvalCommand,
+    ExportCommand,
+    IndexCommand,
+    PredictCommand,
+    VerifyCommand,
+)
 from vim_train.config.errors import UserError
 from vim_train.config.explain import explain
 from vim_train.config.files import conf_dir
@@ -28,6 +35,7 @@ T = TypeVar("T")
 _CHECKS = {
     TrainConfig: check_train,
     EvalCommand: check_eval,
+    PredictCommand: check_predict,
     ExportCommand: check_export,
     IndexCommand: check_data_command,
     VerifyCommand: check_data_command,
@@ -41,6 +49,7 @@ def register_schemas() -> None:
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="eval_schema", node=EvalCommand)
+    store.store(name="predict_schema", node=PredictCommand)
     store.store(name="export_schema", node=ExportCommand)
     store.store(name="index_schema", node=IndexCommand)
     store.store(name="verify_schema", node=VerifyCommand)

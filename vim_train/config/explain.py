@@ -39,7 +39,8 @@ def _syntax(override: str, overrides: Sequence[str], schema: type) -> str:
     if not equals or not key or key != key.strip():
         spaced = alone or key != key.strip()
         if not equals and not spaced and "/" in override:
-            meant = "checkpoint" if "checkpoint" in schema_keys(schema) else "data.root"
+            keys = schema_keys(schema)
+            meant = next(key for key in ("images", "checkpoint", "data.root") if key in keys)
             return f"{override!r}: an argument is key=value, as in {meant}={override}"
         hint = "without spaces around the =" if spaced else "an argument is key=value, or a flag in front"
         return f"{override!r} cannot be read: write key=value, {hint}" if spaced else f"{override!r}: {hint}"

@@ -5,7 +5,14 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator
 
 from vim_train.config.checks import accepts
-from vim_train.config.commands import CountCommand, EvalCommand, ExportCommand, IndexCommand, VerifyCommand
+from vim_train.config.commands import (
+    CountCommand,
+    EvalCommand,
+    ExportCommand,
+    IndexCommand,
+    PredictCommand,
+    VerifyCommand,
+)
 from vim_train.config.compose import Plain, compose_plain
 from vim_train.config.errors import UserError
 from vim_train.config.files import groups, options, summary
@@ -47,6 +54,21 @@ vim-eval: metrics of a checkpoint on its run's validation images, or on others
 Keys used most (vim-eval --help KEY or GROUP explains; groups: roots, tta, data,
 precision, ops; all: docs/config.md)
 {keys}"""
+
+PREDICT = """\
+vim-predict: labels with probabilities for images, as JSON lines and as a picture
+
+  vim-predict checkpoint=runs/NAME images=WHAT [key=value ...]
+
+  vim-predict checkpoint=runs/quickstart images=photo.jpg
+  vim-predict checkpoint=runs/quickstart images=DIR out=o.jsonl sheet=s.png
+  find DIR -name '*.jpg' | vim-predict checkpoint=runs/quickstart images=-
+  vim-predict checkpoint=runs/quickstart images=DIR explain=true
+
+Keys (vim-predict --help KEY explains)
+{keys}
+Leaves with 0 though some images are bad, which stderr and JSON name, and with 2
+where none could be read."""
 
 EXPORT = """\
 vim-data export: writes a data set out as image folders or tar shards
@@ -109,6 +131,18 @@ def eval_help(arguments: list[str]) -> str:
     own = ("checkpoint", "weights", "suite", "roots.v2", "out", "json", "gpus", "tta.hflip", "tta.crops")
     keys = (*own, "data.root", "data.img_size", "data.crop_pct", "data.workers")
     return _explained(arguments, EvalCommand, "eval") if arguments else EVAL.format(keys=_listed(EvalCommand, keys))
+
+
+def predict_help(arguments: list[str]) -> str:
+    """Text of `vim-predict --help [KEY ...]`.
+
+    Raises:
+        UserError: no such key.
+    """
+    if arguments:
+        return _explained(arguments, PredictCommand, "predict")
+    names = [name for name in schema_keys(PredictCommand) if name not in ("debug", "ops.threads", "ops.tune_malloc")]
+    return PREDICT.format(keys=_listed(PredictCommand, names))
 
 
 def export_help(arguments: list[str]) -> str:
@@ -240,6 +274,9 @@ The value is that of the groups' defaults, before a recipe.
 ## vim-eval
 
 {evaluate}
+## vim-predict
+
+{predict}
 ## vim-data
 
 The keys of `data` are those of vim-train.
@@ -253,8 +290,9 @@ def page() -> str:
     plain = compose_plain("train", TrainConfig, ["~recipe"])
     train = "\n".join(_tables(TrainConfig, plain))
     evaluate = "\n".join(_tables(EvalCommand, compose_plain("eval", EvalCommand, [])))
+    predict = "\n".join(_tables(PredictCommand, compose_plain("predict", PredictCommand, [])))
     data = "\n".join(line for config, schema in DATA_COMMANDS.items() for line in _own_keys(config, schema))
-    return PAGE.format(recipes=recipes, train=train, evaluate=evaluate, data=data)
+    return PAGE.format(recipes=recipes, train=train, evaluate=evaluate, predict=predict, data=data)
 
 
 DATA_COMMANDS = {"index": IndexCommand, "count": CountCommand, "verify": VerifyCommand, "export": ExportCommand}

@@ -42,6 +42,8 @@ class Pretrained:
     weights: dict[str, dict[str, Tensor]]
     notes: list[str] = field(default_factory=list)
     """What the user should know of how they were read, and what was assumed."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Of the run's own evaluation at that step, such as eval/top1 and ema/top1; empty: not known."""
 
     def build(self, which: str, num_classes: int, img_size: int, device: torch.device) -> nn.Module:
         """The model with the weights `which`, in evaluation mode; a Vim's position embedding is fitted to `img_size`.
@@ -72,7 +74,7 @@ def open_pretrained(checkpoint: str, wanted: Weights = Weights.both) -> Pretrain
     else:
         saved = load_config(run)
         cfg, classes, notes = replace(saved, model=replace(saved.model, checkpoint=None)), None, []
-    named, step = found.meta.get("classes"), found.meta.get("step")
+    named, step, metrics = (found.meta.get(name) for name in ("classes", "step", "metrics"))
     return Pretrained(
         checkpoint,
         found.path,
@@ -81,6 +83,7 @@ def open_pretrained(checkpoint: str, wanted: Weights = Weights.both) -> Pretrain
         [str(name) for name in named] if isinstance(named, list) else classes,
         found.weights,
         found.notes + notes,
+        metrics if isinstance(metrics, dict) else {},
     )
 
 
