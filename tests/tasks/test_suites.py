@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,14 +18,15 @@ from processes import finish, start
 from torchvision.transforms import CenterCrop, FiveCrop, InterpolationMode, Resize
 from torchvision.transforms.functional import normalize, pil_to_tensor
 
-from vim_train.cli import eval as eval_command
-from vim_train.config.commands import EvalCommand, RootsConfig
+from vim_train.config.command_checks import check_eval
+from vim_train.config.commands import SUITES, EvalCommand, EvalDataConfig, RootsConfig, TtaConfig, Weights
 from vim_train.config.errors import UserError
-from vim_train.config.schema import DataConfig
+from vim_train.config.schema import DataConfig, Device
 from vim_train.data.sets import find_sets, open_set
 from vim_train.data.sources.classes import imagenet_wnids
 from vim_train.data.views import stored_crop
 from vim_train.tasks import passes
+from vim_train.tasks.evaluate import evaluate
 from vim_train.tasks.predictions import Predictions
 from vim_train.tasks.pretrained import Pretrained, open_pretrained
 from vim_train.tasks.suites import plan, real_names
@@ -50,16 +52,27 @@ def run(tmp_path_factory: pytest.TempPathFactory, tree: Path) -> Path:
     return folder
 
 
-def line(run: Path, tree: Path, *more: str) -> list[str]:
-    roots = [f"roots.{name}={tree / folder}" for name, folder in FOLDERS.items()]
-    return [f"checkpoint={run}", "suite=[val,real,v2,a,r,sketch,c,o]", "device=cpu", *roots, *more]
+@pytest.fixture(scope="module", autouse=True)
+def _torch_as_it_was() -> Iterator[None]:
+    exact, benchmark = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    yield
+    torch.use_deterministic_algorithms(exact)
+    torch.backends.cudnn.benchmark = benchmark
+
+
+def judge(run: Path, suite: list[str], **keys: Any) -> None:
+    """vim-eval without its command line."""
+    command = EvalCommand(str(run), suite=suite, device=Device.cpu, **keys)
+    check_eval(command)
+    assert evaluate(command, {}) == 0
 
 
 @pytest.fixture(scope="module")
 def whole(run: Path, tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What one process wrote of all sets."""
     out = tmp_path_factory.mktemp("whole")
-    assert eval_command.main(line(run, tree, f"out={out}", f"json={out / 'results.json'}")) == 0
+    roots = RootsConfig(**{name: str(tree / folder) for name, folder in FOLDERS.items()})
+    judge(run, list(SUITES), roots=roots, out=str(out), json=str(out / "results.json"))
     return out
 
 
@@ -137,15 +150,15 @@ def test_logits_are_those_of_a_pass_by_hand(whole: Path, run: Path, tree: Path, 
 
 
 @pytest.mark.parametrize(
-    ("keys", "crops", "flip"),
-    [(["tta.hflip=true"], False, True), (["tta.crops=5"], True, False), (["tta.crops=10"], True, True)],
+    ("tta", "crops", "flip"),
+    [(TtaConfig(hflip=True), False, True), (TtaConfig(crops=5), True, False), (TtaConfig(crops=10), True, True)],
 )
 def test_views_are_averaged_as_by_hand(
-    keys: list[str], crops: bool, flip: bool, run: Path, tree: Path, tmp_path: Path
+    tta: TtaConfig, crops: bool, flip: bool, run: Path, tree: Path, tmp_path: Path
 ) -> None:
-    more = [f"out={tmp_path}", "weights=model", "suite=[val,c]", f"roots.c={tree / 'imagenet-c'}", *keys]
     size = 40 if crops else SIDE  # at another resolution, too
-    assert eval_command.main([f"checkpoint={run}", "device=cpu", f"data.img_size={size}", "data.workers=1", *more]) == 0
+    data, roots = EvalDataConfig(img_size=size, workers=int(flip)), RootsConfig(c=str(tree))
+    judge(run, ["val", "c"], weights=Weights.model, data=data, roots=roots, tta=tta, out=str(tmp_path))
     model, found = model_of(open_pretrained(str(run)), "model", size), load(tmp_path, "val")
 
     def views(file: Path) -> list[torch.Tensor]:
@@ -169,7 +182,9 @@ def test_corrupted_images_are_cropped_and_not_resized() -> None:
 
 def test_two_ranks_write_what_one_process_wrote(whole: Path, run: Path, tree: Path, tmp_path: Path) -> None:
     """Also where a set has fewer batches than there are ranks, and the last batch is short."""
-    code, output = finish(start("eval", *line(run, tree, f"out={tmp_path}", "gpus=2", f"json={tmp_path / 'r.json'}")))
+    roots = [f"roots.{name}={tree / folder}" for name, folder in FOLDERS.items()]
+    line = [f"checkpoint={run}", f"suite=[{','.join(SUITES)}]", "device=cpu", *roots]
+    code, output = finish(start("eval", *line, f"out={tmp_path}", "gpus=2", f"json={tmp_path / 'r.json'}"))
     assert code == 0, output
     assert output.count("step 10") == 1
     files = sorted(file.relative_to(whole) for file in whole.rglob("*.npz"))
@@ -187,22 +202,21 @@ def test_predictions_are_kept_until_something_they_depend_on_changes(
     compute = passes._logits
     monkeypatch.setattr(passes, "_logits", lambda setting, *rest: made.append(1) or compute(setting, *rest))
 
-    def passes_of(*more: str, checkpoint: Path = run) -> int:
+    def passes_of(checkpoint: Path = run, **keys: Any) -> int:
         made.clear()
-        own = [f"checkpoint={checkpoint}", "device=cpu", "weights=model", "suite=[val,sketch]", f"out={out}"]
-        assert eval_command.main([*own, f"roots.sketch={tree / 'sketch'}", *more]) == 0
+        roots = RootsConfig(sketch=str(tree / "sketch"))
+        judge(checkpoint, ["val", "sketch"], weights=Weights.model, roots=roots, out=str(out), **keys)
         return len(made)
 
-    assert passes_of() == 0
-    assert passes_of("data.eval_batch_size=5", "data.workers=1") == 0
-    assert passes_of("data.crop_pct=0.9") == 2
+    assert passes_of(data=EvalDataConfig(eval_batch_size=5, workers=1)) == 0
+    assert passes_of(data=EvalDataConfig(crop_pct=0.9)) == 2
     assert passes_of() == 2
     (out / "predictions" / "model" / "val.npz").write_bytes(b"torn")
     assert passes_of() == 1
-    assert passes_of("refresh=true") == 2
-    other = tmp_path / "other"
-    write_run(tree, other, seed=1)
-    assert passes_of(checkpoint=other) == 2
+    assert passes_of(refresh=True) == 2
+    write_run(tree, tmp_path / "other", seed=1)
+    assert passes_of(tmp_path / "other") == 2
+    assert passes_of(tmp_path / "other") == 0
 
 
 def test_real_is_val_by_the_names_that_imagenet_gave() -> None:
@@ -261,37 +275,46 @@ def test_a_model_of_other_classes_is_judged_by_those_it_has(tree: Path, tmp_path
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ("suite=[val,v3]", "suite=[val,v3]: v3 is none of val, real, v2, a, r, sketch, c, o"),
-        ("suite=[vale]", "suite=[vale]: vale is none of val, real, v2, a, r, sketch, c, o; did you mean val?"),
-        ("suite=[]", "suite=[]: takes some of [val,real,v2,a,r,sketch,c,o]"),
-        ("suite=[a] roots.a=/nope", "roots.a=/nope: no such folder"),
-        ("roots.a=/", "roots.a=/: goes with a in suite=[...]"),
-        ("suite=[a] data.root=/", "data.root=/: goes with val or real in suite=[...]; is roots.a meant?"),
-        ("suite=[a] roots.a=/proc/self/net", "/proc/self/net: no image in any of its "),
-        ("tta.crops=3", "tta.crops=3: takes 1, 5 or 10"),
-        ("tta.crops=5 data.crop_pct=1", "tta.crops=5: takes data.crop_pct=... below 1; at 1 the crops"),
-        ("tta.crops=10 tta.hflip=true", "tta.crops=10: has the mirrored views already"),
-        ("refresh=true", "refresh=true: goes with out=DIR"),
-        ("out=/proc/x device=cpu", "out: /proc/x/predictions/model/val.npz cannot be written: "),
+        ({"suite": ["val", "v3"]}, "suite=[val,v3]: v3 is none of val, real, v2, a, r, sketch, c, o"),
+        ({"suite": ["vale"]}, "suite=[vale]: vale is none of val, real, v2, a, r, sketch, c, o; did you mean val?"),
+        ({"suite": []}, "suite=[]: takes some of [val,real,v2,a,r,sketch,c,o]"),
+        ({"suite": ["a"], "roots": RootsConfig(a="/nope")}, "roots.a=/nope: no such folder"),
+        ({"suite": ["a"], "roots": RootsConfig(a=__file__)}, f"roots.a={__file__}: is a file"),
+        ({"roots": RootsConfig(a="/")}, "roots.a=/: goes with a in suite=[...]"),
+        (
+            {"suite": ["a"], "data": EvalDataConfig(root="/")},
+            "data.root=/: goes with val or real in suite=[...]; is roots.a meant?",
+        ),
+        ({"tta": TtaConfig(crops=3)}, "tta.crops=3: takes 1, 5 or 10"),
+        (
+            {"tta": TtaConfig(crops=5), "data": EvalDataConfig(crop_pct=1.0)},
+            "tta.crops=5: takes data.crop_pct=... below 1; at 1 the crops",
+        ),
+        ({"tta": TtaConfig(crops=10, hflip=True)}, "tta.crops=10: has the mirrored views already"),
+        ({"refresh": True}, "refresh=true: goes with out=DIR"),
+        ({"out": __file__}, f"out={__file__}: takes a folder"),
+        ({"out": "/proc/x"}, "out: /proc/x/predictions/model/val.npz cannot be written: "),
     ],
 )
-def test_a_mistake_is_one_line(given: str, expected: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert eval_command.main([f"checkpoint={run}", *given.split()]) == 2
-    [told] = capsys.readouterr().err.splitlines()
-    assert told.startswith(f"vim-eval: {expected}")
+def test_a_mistake_is_one_line(given: dict[str, Any], expected: str, run: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        judge(run, **({"suite": ["val"]} | given))
+    assert str(caught.value).startswith(expected)
 
 
-def test_an_image_that_cannot_be_decoded_is_one_line(
-    run: Path, tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_image_that_cannot_be_decoded_is_one_line(run: Path, tree: Path, tmp_path: Path) -> None:
     shutil.copytree(tree / "imagenet-o", tmp_path / "o")
     torn = tmp_path / "o" / IN_O[1] / "imagenet-o_1.jpg"
     torn.write_bytes(torn.read_bytes()[:300])
-    for keys in ([], ["tta.crops=5"]):
-        more = ["suite=[o]", f"roots.o={tmp_path / 'o'}", *keys]
-        assert eval_command.main([f"checkpoint={run}", "device=cpu", *more]) == 2
-        told = capsys.readouterr().err
-        assert re.match(rf"vim-eval: evaluation image {torn} \(class {IN_O[1]}\) cannot be decoded: .*\n$", told)
+    for crops in (1, 5):
+        with pytest.raises(UserError, match=rf"^evaluation image {torn} \(class {IN_O[1]}\) cannot be decoded: "):
+            judge(run, ["o"], roots=RootsConfig(o=str(tmp_path / "o")), tta=TtaConfig(crops=crops))
+
+
+def test_folders_without_images_are_one_line(run: Path, tmp_path: Path) -> None:
+    (tmp_path / WNIDS[0]).mkdir()
+    with pytest.raises(UserError, match=rf"^{tmp_path}: no image in any of its 1 class folders$"):
+        judge(run, ["sketch"], roots=RootsConfig(sketch=str(tmp_path)))
 
 
 def test_the_runs_own_images_are_not_needed_for_other_sets(
@@ -301,8 +324,7 @@ def test_the_runs_own_images_are_not_needed_for_other_sets(
     gone.mkdir()
     write_run(gone, tmp_path / "run")
     gone.rmdir()
-    more = ["device=cpu", "suite=[sketch,r]", f"roots.sketch={tree}"]
-    assert eval_command.main([f"checkpoint={tmp_path / 'run'}", *more]) == 0
+    judge(tmp_path / "run", ["sketch", "r"], roots=RootsConfig(sketch=str(tree)))
     assert capsys.readouterr().out.endswith("r: skipped: roots.r is not given\n")
-    assert eval_command.main([f"checkpoint={tmp_path / 'run'}", "device=cpu"]) == 2
-    assert capsys.readouterr().err == f"vim-eval: data.root={gone}: no such folder\n"
+    with pytest.raises(UserError, match=rf"^data\.root={gone}: no such folder$"):
+        judge(tmp_path / "run", ["val"])

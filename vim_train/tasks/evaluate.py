@@ -57,7 +57,8 @@ def _evaluate(command: EvalCommand, ranks: Ranks) -> Row:
     out = None if command.out is None else Path(command.out)
     setting = Setting(found, cfg, command.tta, precision, ranks, out, command.refresh)
     if ranks.first:
-        print(f"{found.checkpoint}, step {'unknown' if found.step is None else found.step}")
+        step = "unknown" if found.step is None else found.step
+        print(f"{found.checkpoint}, step {step}, {cfg.data.img_size} px")
         for note in found.notes:
             print(f"  {note}")
     suites: dict[str, Row] = {}
@@ -71,7 +72,7 @@ def _evaluate(command: EvalCommand, ranks: Ranks) -> Row:
             rates[which] = passed.images_per_s
     suites |= {name: {"skipped": reason} for name, reason in todo.skipped.items()}
     if ranks.first:
-        _show(suites, list(found.weights), cfg.data.img_size)
+        _show(suites, list(found.weights))
     return {"checkpoint": found.path, "step": found.step, "img_size": cfg.data.img_size, "suites": suites}
 
 
@@ -101,12 +102,12 @@ def _metrics(predictions: Predictions, batch_size: int) -> dict[str, float]:
     return {"loss": loss / images, "top1": 100 * top1 / images, "top5": 100 * top5 / images}
 
 
-def _show(suites: dict[str, Row], weights: Sequence[str], img_size: int) -> None:
-    table = Table()
+def _show(suites: dict[str, Row], weights: Sequence[str]) -> None:
+    table = Table(pad_edge=False)  # fits 80 columns
     for name in ("suite", "weights"):
         table.add_column(name, no_wrap=True)
-    for name in ("top-1 %", "top-5 %", "loss", "images", "px", "images/s"):
-        table.add_column(name, justify="right")
+    for name in ("top-1\n%", "top-5\n%", "loss", "images", "images\n/ s"):
+        table.add_column(name, justify="right", no_wrap=True)
     for suite, row in suites.items():
         if "skipped" in row:
             table.add_row(suite, "skipped")
@@ -118,7 +119,7 @@ def _show(suites: dict[str, Row], weights: Sequence[str], img_size: int) -> None
             assert isinstance(metrics, dict)
             numbers = [f"{metrics[name]:.{digits}f}" if metrics else "-" for name, digits in SHOWN.items()]
             rate = "kept" if rates[which] is None else f"{rates[which]:,.0f}"
-            table.add_row(suite, which, *numbers, f"{row['images']:,}", str(img_size), rate)
+            table.add_row(suite, which, *numbers, f"{row['images']:,}", rate)
     Console().print(table)
     for suite, row in suites.items():
         notes = row.get("notes", [])

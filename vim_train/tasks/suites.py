@@ -99,7 +99,8 @@ def open_planned(planned: Planned, cfg: TrainConfig, classes: Sequence[str] | No
     names = list(_names(found.source, str(planned.folder)))
     if not planned.name.startswith("c/"):
         return Opened(found.source, found.labels, names, crops(cfg.data, _cropped(tta_crops)), found.notes)
-    resized = [f"its images of {STORED} px are resized"] if cfg.data.img_size != STORED else []
+    size = cfg.data.img_size
+    resized = [f"at {size} px and not at its own {STORED}, on which corruptions depend"] if size != STORED else []
     return Opened(found.source, found.labels, names, [stored_crop(cfg.data)], found.notes + resized)
 
 
