@@ -312,6 +312,10 @@ def test_an_image_that_cannot_be_decoded_is_one_line(run: Path, tree: Path, tmp_
 
 
 def test_folders_without_images_are_one_line(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=rf"^{tmp_path} holds no class folder and no image: images belong in one folder"
+    ):
+        plan(EvalCommand("x", suite=["val", "sketch"], roots=RootsConfig(sketch=str(tmp_path))))
     (tmp_path / WNIDS[0]).mkdir()
     with pytest.raises(UserError, match=rf"^{tmp_path}: no image in any of its 1 class folders$"):
         judge(run, ["sketch"], roots=RootsConfig(sketch=str(tmp_path)))
@@ -328,3 +332,13 @@ def test_the_runs_own_images_are_not_needed_for_other_sets(
     assert capsys.readouterr().out.endswith("r: skipped: roots.r is not given\n")
     with pytest.raises(UserError, match=rf"^data\.root={gone}: no such folder$"):
         judge(tmp_path / "run", ["val"])
+
+
+def test_shares_are_put_in_order_and_must_be_whole() -> None:
+    def share(*positions: int) -> tuple[np.ndarray, np.ndarray]:
+        return np.array(positions), np.array([[position] * 2 for position in positions], np.float32)
+
+    assert passes._in_order([[share(0, 1), share(4)], [share(2, 3)]], 5)[:, 0].tolist() == [0, 1, 2, 3, 4]
+    for shares in ([[share(0, 1)]], [[share(0, 1)], [share(1)]], [[share(0, 1)], [share(1, 2)]]):
+        with pytest.raises(RuntimeError, match="predictions for 3 images, or an image twice"):
+            passes._in_order(shares, 3)

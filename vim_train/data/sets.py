@@ -1,6 +1,6 @@
 """ImageNet's sets for evaluation: which of them lie under a root, and their images, labelled as the model has them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +55,14 @@ def find_sets(name: str, root: Path) -> tuple[dict[str, Path], dict[str, str]]:
     if name == "c":
         return _find_c(root, bases), {}
     return {name: bases[-1]}, {}
+
+
+def check_folders(folders: Iterable[Path]) -> None:
+    """Raises UserError: one of them has no class folders."""
+    for folder in folders:
+        names = class_folders(folder).classes
+        assert names is not None
+        names()
 
 
 def _find_v2(root: Path) -> tuple[dict[str, Path], dict[str, str]]:

@@ -73,16 +73,16 @@ def passes(setting: Setting, plan: Plan, which: str) -> Iterator[Passed]:
         classes = setting.found.classes or list(opened.source.classes)
         file = None if setting.out is None else setting.out / "predictions" / which / f"{planned.name}.npz"
         made = _made_of(setting, opened, classes, digest) if file is not None and ranks.first else ""
+        predictions, rate = None, None
         if ranks.once(partial(_is_kept, setting, file, made)):
-            predictions, rate = Predictions.load(file) if file is not None and ranks.first else None, None
+            predictions = Predictions.load(file) if file is not None and ranks.first else None
         else:
-            began = time.perf_counter()
-            logits = _logits(setting, opened, model(len(classes)))
+            built, began = model(len(classes)), time.perf_counter()
+            logits = _logits(setting, opened, built)
             rate = len(opened.names) / (time.perf_counter() - began)
-            predictions = None
             if logits is not None:
                 predictions = Predictions(planned.name, opened.names, opened.labels, logits, classes)
-                _keep(predictions, file, made)
+            ranks.together(partial(_keep, predictions, file, made))
         if predictions is not None:
             for suite in planned.suites:
                 yield Passed(as_real(predictions) if suite == "real" else predictions, rate, opened.notes)
@@ -180,10 +180,10 @@ def _is_kept(setting: Setting, file: Path | None, made: str) -> bool:
     return file is not None and not setting.refresh and made_of(file) == made
 
 
-def _keep(predictions: Predictions, file: Path | None, made: str) -> None:
+def _keep(predictions: Predictions | None, file: Path | None, made: str) -> None:
     """Raises UserError."""
     try:
-        if file is not None:
+        if predictions is not None and file is not None:
             predictions.save(file, made)
     except OSError as error:
         raise UserError(f"out: {file} cannot be written: {error.strerror or error}") from error

@@ -13,7 +13,7 @@ from vim_train.config.commands import EvalCommand
 from vim_train.config.errors import UserError
 from vim_train.config.schema import TrainConfig
 from vim_train.data.images import open_images
-from vim_train.data.sets import Labelled, find_sets, open_set, unusual
+from vim_train.data.sets import Labelled, check_folders, find_sets, open_set, unusual
 from vim_train.data.sources import Source
 from vim_train.data.sources.classes import difference
 from vim_train.data.transforms import Transform
@@ -71,6 +71,7 @@ def plan(command: EvalCommand) -> Plan:
             skipped[name] = f"roots.{name} is not given"
             continue
         found, absent = find_sets(name, Path(root).expanduser())
+        check_folders(found.values())
         sets += [Planned(called, folder, (called,)) for called, folder in found.items()]
         skipped |= absent
     return Plan(sets, skipped)
@@ -127,7 +128,7 @@ def check_classes(trained: Sequence[str] | None, classes: Sequence[str]) -> None
 
 def _names(source: Source, folder: str | None) -> Iterator[str]:
     """Path below `folder` of each image."""
-    above = "" if folder is None else os.path.join(os.path.expanduser(folder), "")
+    above = "" if folder is None else os.path.join(Path(folder).expanduser(), "")
     return (source.name(index).removeprefix(above) for index in range(len(source)))
 
 
