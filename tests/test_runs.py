@@ -97,7 +97,7 @@ def test_mistakes_of_data_and_checkpoint_are_one_line(whole: Path, tmp_path: Pat
         (["train", *base, "data.img_size=30"], "data.img_size=30"),
         (["train", *base, f"model.checkpoint={torn}"], "torn.safetensors"),
         (["train", *base, f"model.checkpoint={model}", "model.depth=1"], "another model"),
-        (["train", *base, f"model.checkpoint={model}", f"data.root={broken}", "data.bad_images=skip"], "4 classes"),
+        (["train", *base, f"model.checkpoint={model}", "model.checkpoint_weights=both"], "takes model or ema"),
         (["train", *base, "optim.name=adamx"], "optim.name=adamx"),
         (["train", *base, "run.resume=must"], "no unfinished run"),
         (["train", *arguments(whole.parent, photos), "run.root=/dev/null/x"], "/dev/null"),

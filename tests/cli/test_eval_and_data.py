@@ -37,7 +37,7 @@ def test_eval_hands_over_what_it_was_told(run: str, calls: list) -> None:
         ("checkpoint=runs/nope", "checkpoint=runs/nope: no such file or folder"),
         (
             "checkpoint=.",
-            "checkpoint=.: no config.yaml there or above; takes a run's folder, what lies in it, or a file of weights",
+            "checkpoint=.: no config.yaml there or above; takes a run, what lies in it, or weights",
         ),
         ("checkpoint=runs/quickstart data.root=/nope", "data.root=/nope: no such folder"),
         ("checkpoint=runs/quickstart weights=modell", "weights=modell: takes model, ema or both"),

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 from small_run import same, small_trainer, trained, weights
 from torch import nn
 
@@ -12,7 +13,8 @@ import vim_train.models  # noqa: F401
 from vim_train.config.errors import UserError
 from vim_train.config.schema import Freeze, ModelConfig
 from vim_train.engine.optim import head_parameters
-from vim_train.tasks.prepare import keep_head, prepare
+from vim_train.tasks.prepare import prepare
+from vim_train.tasks.weights import start_from
 
 CPU = torch.device("cpu")
 RESNET = ("model=timm", "model.name=test_resnet", *(f"model.{key}=null" for key in ("patch_size", "stride")))
@@ -104,13 +106,12 @@ def test_what_a_model_does_not_have_is_refused(key: str, value: object, why: str
         prepare(nn.Linear(2, 2), config(**{key: value}), CPU)
 
 
-def test_a_head_is_put_back_after_weights_of_the_same_classes_were_loaded() -> None:
+def test_a_head_starts_afresh_where_it_is_to_though_its_classes_are_the_same(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model, other = (timm.create_model("vim_nano_patch7_28", depth=1, num_classes=3) for _ in range(2))
+    save_file(other.state_dict(), tmp_path / "other.safetensors")
     fresh = [p.detach().clone() for p in head_parameters(model)]
-    put_back = keep_head(model)
-    model.load_state_dict(other.state_dict())
-    assert not torch.equal(head_parameters(model)[0], fresh[0])
-    put_back()
+    notes = start_from(model, config(checkpoint=str(tmp_path / "other.safetensors"), reset_head=True))
+    assert any(note.startswith("head made anew") for note in notes)
     assert all(torch.equal(a, b) for a, b in zip(head_parameters(model), fresh, strict=True))
     assert torch.equal(model.layers[0].mixer.A_log, other.layers[0].mixer.A_log)

@@ -107,7 +107,7 @@ def test_the_stride_follows_from_the_position_rows(side: int, stride: int) -> No
 def test_a_name_without_div2_does_not_halve(tmp_path: Path) -> None:
     found = open_pretrained(str(save_like_published(tmp_path / "old.pth", tiny(), model=PUBLISHED)))
     assert found.cfg.model.divide_out is False
-    assert found.notes[1] == "trained before the sum of the directions was halved: divide_out=false"
+    assert found.notes[1] == "trained without halving the sum of the two directions: divide_out=false"
     assert not found.build("model", 1000, 224, CPU).layers[0].mixer.divide_out
 
 

@@ -11,6 +11,7 @@ from vim_train.config import durations
 from vim_train.config.differences import Change, change, covers
 from vim_train.config.errors import UserError
 from vim_train.config.keys import Key, any_of, schema_keys
+from vim_train.config.references import check_checkpoint
 from vim_train.config.schema import (
     AugmentConfig,
     Backend,
@@ -165,8 +166,8 @@ def check_train(cfg: TrainConfig) -> None:
         raise refusal("optim.grad_compression", cfg.optim.grad_compression, wanted)
     _check_schedule(cfg)
     check_device(cfg.device, cfg.ops.backend)
-    if cfg.model.checkpoint is not None and not Path(cfg.model.checkpoint).exists():
-        raise UserError(f"model.checkpoint={cfg.model.checkpoint}: no such file or folder")
+    if cfg.model.checkpoint is not None:
+        check_checkpoint("model.checkpoint", cfg.model.checkpoint)
 
 
 def _get(cfg: object, key: str) -> object:

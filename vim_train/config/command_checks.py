@@ -16,6 +16,7 @@ from vim_train.config.commands import (
 )
 from vim_train.config.errors import UserError
 from vim_train.config.keys import any_of, suggest
+from vim_train.config.references import check_checkpoint
 
 
 def check_eval(cfg: EvalCommand) -> None:
@@ -26,8 +27,7 @@ def check_eval(cfg: EvalCommand) -> None:
     """
     check_ranges(cfg)
     check_device(cfg.device, cfg.ops.backend)
-    if not Path(cfg.checkpoint).exists():
-        raise UserError(f"checkpoint={cfg.checkpoint}: no such file or folder")
+    check_checkpoint("checkpoint", cfg.checkpoint)
     _check_new_file("json", cfg.json)
     _check_suite(cfg)
     if cfg.out is not None and (not cfg.out or Path(cfg.out).is_file()):
@@ -68,8 +68,7 @@ def check_predict(cfg: PredictCommand) -> None:
     """
     check_ranges(cfg)
     check_device(cfg.device, cfg.ops.backend)
-    if not Path(cfg.checkpoint).exists():
-        raise UserError(f"checkpoint={cfg.checkpoint}: no such file or folder")
+    check_checkpoint("checkpoint", cfg.checkpoint)
     if not cfg.images or not all(cfg.images):
         raise refusal("images", cfg.images, "files, folders, patterns, @FILE or -")
     if cfg.images.count("-") > 1:

@@ -71,7 +71,7 @@ class EvalCommand:
     """Everything `vim-eval` can be told."""
 
     checkpoint: str = MISSING
-    """A run's folder, one of its checkpoint directories, or a .safetensors file in one."""
+    """A run, a checkpoint, a .safetensors or .pth file, hf:OWNER/NAME[@REVISION][:FILE], hf:vim_tiny or timm:NAME."""
     weights: Weights = Weights.both
     """model, ema (the averaged ones), or both where the checkpoint has both."""
     suite: list[str] = field(default_factory=lambda: ["val"])

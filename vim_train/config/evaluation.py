@@ -7,6 +7,7 @@ from vim_train.config.checks import check_train
 from vim_train.config.commands import EvalCommand, EvalDataConfig
 from vim_train.config.compose import load_config
 from vim_train.config.errors import UserError
+from vim_train.config.references import is_remote
 from vim_train.config.schema import DataConfig, DataName, TrainConfig
 
 
@@ -16,6 +17,8 @@ def find_run(checkpoint: str | Path) -> Path | None:
     None: it belongs to none, up to runs/NAME from runs/NAME/checkpoints/STEP/model.safetensors; only folders and
     .safetensors files can.
     """
+    if is_remote(str(checkpoint)):
+        return None
     here = Path(checkpoint).absolute()
     if not here.is_dir() and here.suffix != ".safetensors":
         return None
@@ -33,7 +36,7 @@ def run_config(command: EvalCommand) -> TrainConfig | None:
         return evaluation_config(load_config(run), command)
     folder = Path(command.checkpoint)
     if folder.is_dir() and not (folder / "manifest.json").is_file():
-        takes = "takes a run's folder, what lies in it, or a file of weights"
+        takes = "takes a run, what lies in it, or weights"
         raise UserError(f"checkpoint={folder}: no config.yaml there or above; {takes}")
     if command.data.root is None and command.data.name is None:
         raise UserError(f"set data.root=...: {command.checkpoint} does not say on which images to evaluate it")

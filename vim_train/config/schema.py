@@ -112,6 +112,16 @@ class ClassToken(Enum):
     none = "none"
 
 
+class WeightSet(Enum):
+    model = "model"
+    ema = "ema"
+
+
+class PosEmbed(Enum):
+    aligned = "aligned"
+    published = "published"
+
+
 class Freeze(Enum):
     none = "none"
     backbone = "backbone"
@@ -168,7 +178,11 @@ class ModelConfig:
     name: str = MISSING
     """A model that timm can create: vim_tiny_patch16_224 and its siblings, or any other timm name."""
     checkpoint: str | None = None
-    """Start from these weights: a run, a checkpoint directory or a .safetensors file."""
+    """Start from these weights: a run, a checkpoint, .safetensors, a .pth, hf:OWNER/NAME, hf:vim_tiny or timm:NAME."""
+    checkpoint_weights: WeightSet = WeightSet.model
+    """Of that checkpoint, start from model or ema (the averaged ones)."""
+    pos_embed: PosEmbed = PosEmbed.aligned
+    """At another size or stride: aligned moves class rows with their tokens; published takes the first rows."""
     reset_head: bool = False
     """Start the classifier afresh and not from `model.checkpoint`, also for the same classes."""
     freeze: Freeze = Freeze.none

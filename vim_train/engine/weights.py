@@ -117,7 +117,8 @@ def check_compatible(
     """Whether `weights` can be loaded into a model whose ``state_dict()`` is `model_state`.
 
     Raises:
-        UserError: names `source` and what differs: both class counts if it is only the head, else names and shapes.
+        UserError: names `source` and what differs: both class counts if it is only the head, else names and shapes,
+            in its table all of them.
     """
     reshaped = {
         name: (tuple(tensor.shape), tuple(model_state[name].shape))
@@ -140,7 +141,9 @@ def check_compatible(
         "unknown to the model": unexpected,
     }
     text = "; ".join(f"{len(names)} {what} ({_some(names)})" for what, names in parts.items() if names)
-    raise UserError(f"{source} is of another model: {text}")
+    hidden = any(len(names) > _SHOWN for names in parts.values())
+    table = [f"{what}: {name}" for what, names in parts.items() for name in names] if hidden else []
+    raise UserError(f"{source} is of another model: {text}", table=table)
 
 
 def _class_counts(reshaped: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]) -> tuple[int, int] | None:

@@ -47,12 +47,18 @@ def is_vim(names: Iterable[str]) -> bool:
     return {"patch_embed.proj.weight", "layers.0.mixer.A_log", "layers.0.mixer.A_b_log"} <= set(names)
 
 
-def tell(weights: Mapping[str, Tensor], name: str | None = None, img_size: int | None = None) -> Told:
+def tell(
+    weights: Mapping[str, Tensor],
+    name: str | None = None,
+    img_size: int | None = None,
+    known: Mapping[str, object] | None = None,
+) -> Told:
     """The model that `weights` belong to.
 
     Args:
         name: of the model in the published code, where known.
         img_size: side of its images in pixels, where known.
+        known: `class_token`, `divide_out` and `pool`, where known; else from the name.
 
     Raises:
         ValueError: not a Vim's, or of one that cannot be built here.
@@ -67,10 +73,10 @@ def tell(weights: Mapping[str, Tensor], name: str | None = None, img_size: int |
     _check_widths(weights, embed_dim)
     if "pos_embed" not in weights:
         raise ValueError("has no position embedding (pos_embed), without which no Vim is built here")
-    published = name if name is not None and "bimamba" in name else None
+    known = _read_name(name) if known is None else known
     notes: list[str] = []
     certain = {"patch_size", "in_chans", "embed_dim", "depth", "d_state"}
-    token = _class_token(weights, published, certain, notes)
+    token = _class_token(weights, known, certain, notes)
     rows = weights["pos_embed"].shape[1] - NUM_CLASS_TOKENS[token]
     side, stride = _grid(rows, patch_size, img_size, notes)
     arguments: dict[str, int | str | bool] = {
@@ -81,10 +87,10 @@ def tell(weights: Mapping[str, Tensor], name: str | None = None, img_size: int |
         "depth": depth,
         "d_state": weights["layers.0.mixer.A_log"].shape[1],
         "class_token": token,
-        "divide_out": _divide_out(published, certain, notes),
+        "divide_out": _divide_out(known, certain, notes),
     }
     if token == "none":
-        arguments["pool"] = _pool(published, certain, notes)
+        arguments["pool"] = _pool(known, certain, notes)
     classes = weights["head.weight"].shape[0] if "head.weight" in weights else 0
     return Told(side, classes, arguments, frozenset(certain), notes)
 
@@ -102,34 +108,45 @@ def _check_widths(weights: Mapping[str, Tensor], embed_dim: int) -> None:
             raise ValueError(f"its {what} gives a width of {found}, a Vim of {embed_dim} channels has {expected} here")
 
 
-def _class_token(weights: Mapping[str, Tensor], name: str | None, certain: set[str], notes: list[str]) -> str:
+def _read_name(name: str | None) -> dict[str, object]:
+    """What a model's name in the published code says; nothing where it is no such name."""
+    if name is None or "bimamba" not in name:
+        return {}
+    said: dict[str, object] = {"class_token": "middle" if "midclstok" in name else "head", "divide_out": "div2" in name}
+    if match := re.search(r"final_pool_(mean|max|last)", name):
+        said["pool"] = match[1]
+    return said
+
+
+def _class_token(
+    weights: Mapping[str, Tensor], known: Mapping[str, object], certain: set[str], notes: list[str]
+) -> str:
     certain.add("class_token")
     if "cls_token_head" in weights:
         return "double"
     if "cls_token" not in weights:
         return "none"
-    if name is not None:
-        return "middle" if "midclstok" in name else "head"
+    if known.get("class_token") in ("middle", "head"):
+        return str(known["class_token"])
     certain.remove("class_token")
     notes.append("class token taken to be in the middle: the weights do not tell it from one at the head")
     return "middle"
 
 
-def _divide_out(name: str | None, certain: set[str], notes: list[str]) -> bool:
-    if name is None:
+def _divide_out(known: Mapping[str, object], certain: set[str], notes: list[str]) -> bool:
+    if not isinstance(known.get("divide_out"), bool):
         notes.append("divide_out taken to be true, as in the published weights since July 2024: the weights do not say")
         return True
     certain.add("divide_out")
-    if "div2" not in name:
-        notes.append("trained before the sum of the directions was halved: divide_out=false")
-    return "div2" in name
+    if not known["divide_out"]:
+        notes.append("trained without halving the sum of the two directions: divide_out=false")
+    return bool(known["divide_out"])
 
 
-def _pool(name: str | None, certain: set[str], notes: list[str]) -> str:
-    match = re.search(r"final_pool_(mean|max|last)", name or "")
-    if match:
+def _pool(known: Mapping[str, object], certain: set[str], notes: list[str]) -> str:
+    if known.get("pool") in ("mean", "max", "last"):
         certain.add("pool")
-        return match[1]
+        return str(known["pool"])
     notes.append("pool taken to be mean: the weights do not say")
     return "mean"
 

@@ -84,7 +84,7 @@ class Vim(nn.Module):
         _check_pool(pool)
         self.num_classes = num_classes
         self.num_features = self.head_hidden_size = self.embed_dim = embed_dim
-        self.class_token, self.pool = class_token, pool
+        self.class_token, self.pool, self.divide_out = class_token, pool, divide_out
         self.decay_a_log = decay_a_log
         self.drop_path_rates = drop_rates(drop_path_rate, depth)
         self.grad_checkpointing = False

@@ -15,7 +15,7 @@ from vim_train.config.schema import ModelConfig, TrainConfig
 from vim_train.config.sizes import train_sizes
 
 NOT_ARGUMENTS = (
-    *("name", "checkpoint", "reset_head", "freeze", "drop_path_rate", "in_chans"),
+    *("name", "checkpoint", "checkpoint_weights", "pos_embed", "reset_head", "freeze", "drop_path_rate", "in_chans"),
     *("grad_checkpointing", "channels_last", "sync_bn"),
 )
 

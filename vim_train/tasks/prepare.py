@@ -1,7 +1,5 @@
 """What is done to a model between its making and its training: freezing, memory format, norms, checkpointing."""
 
-from collections.abc import Callable
-
 import torch
 from timm.layers import convert_sync_batchnorm
 from torch import nn
@@ -28,18 +26,6 @@ def prepare(model: nn.Module, cfg: ModelConfig, device: torch.device) -> nn.Modu
     # Strides differ only for weights of four dimensions; images follow in the first convolution.
     model = model.to(memory_format=torch.channels_last) if cfg.channels_last else model
     return model.to(device)
-
-
-def keep_head(model: nn.Module) -> Callable[[], None]:
-    """What puts the head's weights of now back, after others were loaded."""
-    fresh = [p.detach().clone() for p in head_parameters(model)]
-
-    def put_back() -> None:
-        with torch.no_grad():
-            for parameter, weights in zip(head_parameters(model), fresh, strict=True):
-                parameter.copy_(weights)
-
-    return put_back
 
 
 def _checkpoint_blocks(model: nn.Module, name: str) -> None:

@@ -1,6 +1,8 @@
 """A trained model from a checkpoint, with what it was trained on: for all that judges images and trains nothing."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from timm.data import ImageNetInfo
@@ -10,6 +12,7 @@ from vim_train.config.commands import Weights
 from vim_train.config.compose import load_config
 from vim_train.config.errors import UserError
 from vim_train.config.evaluation import find_run
+from vim_train.config.references import TIMM
 from vim_train.config.schema import (
     AugmentConfig,
     ClassToken,
@@ -20,10 +23,9 @@ from vim_train.config.schema import (
     RunConfig,
     TrainConfig,
 )
-from vim_train.models.published import tell
 from vim_train.tasks.build import build_model
 from vim_train.tasks.weight_files import WeightFile, read_weight_file
-from vim_train.tasks.weights import fit_into
+from vim_train.tasks.weights import fit_into, tell_model
 
 
 @dataclass(frozen=True)
@@ -89,30 +91,55 @@ def open_pretrained(checkpoint: str, wanted: Weights = Weights.both) -> Pretrain
 
 def _tell(found: WeightFile) -> tuple[TrainConfig, list[str] | None, list[str]]:
     """Configuration and classes of weights that belong to no run of ours, and what was assumed."""
-    own = found.meta.get("config")
-    size = own.get("img_size") if isinstance(own, dict) else found.args.get("input_size")
-    name = found.args.get("model")
+    if found.timm is not None:
+        model, data, num_classes = _of_timm(found.path, found.timm)
+        return _config(model, data), imagenet_classes(num_classes), []
     try:
-        told = tell(
-            next(iter(found.weights.values())),
-            name if isinstance(name, str) else None,
-            size if isinstance(size, int) else None,
-        )
+        told = tell_model(found)
     except ValueError as error:
         raise UserError(f"{found.path}: {error}") from error
     if told.num_classes == 0:
         raise UserError(f"{found.path}: has no head, so that there is nothing to evaluate")
-    base = {384: "vim_small_patch16_224", 768: "vim_base_patch16_224"}.get(
-        int(told.arguments["embed_dim"]), "vim_tiny_patch16_224"
-    )
-    model = ModelConfig(name=base, **told.arguments)  # type: ignore[arg-type]
+    names = {384: "vim_small_patch16_224", 768: "vim_base_patch16_224"}
+    name = names.get(int(told.arguments["embed_dim"]), "vim_tiny_patch16_224")
+    model = ModelConfig(name=name, **told.arguments)  # type: ignore[arg-type]
     model.class_token = ClassToken(told.arguments["class_token"])
     model.pool = Pool(told.arguments["pool"]) if "pool" in told.arguments else None
-    data = DataConfig(name=DataName.folder, img_size=told.img_size)
-    if model.in_chans == 1:  # the luminance of ImageNet's
-        data.mean, data.std = [sum(data.mean) / 3], [sum(data.std) / 3]
-    cfg = TrainConfig(run=RunConfig(name="pretrained"), model=model, data=data, augment=AugmentConfig(name="none"))
-    return cfg, imagenet_classes(told.num_classes), told.notes
+    data = DataConfig(name=DataName.folder, img_size=told.img_size, **_preprocessing(found.meta.get("config")))
+    if len(data.mean) != model.in_chans:
+        data.mean, data.std = [sum(data.mean) / len(data.mean)], [sum(data.std) / len(data.std)]
+    return _config(model, data), imagenet_classes(told.num_classes), told.notes
+
+
+def _config(model: ModelConfig, data: DataConfig) -> TrainConfig:
+    return TrainConfig(run=RunConfig(name="pretrained"), model=model, data=data, augment=AugmentConfig(name="none"))
+
+
+def _preprocessing(identity: object) -> dict[str, Any]:
+    """Of our own files: what images were turned into. Ranges are checked with the configuration."""
+    said = identity if isinstance(identity, dict) else {}
+    numbers = {key: said[key] for key in ("mean", "std") if _is_numbers(said.get(key))}
+    crop = said.get("crop_pct")
+    return numbers | ({"crop_pct": crop} if isinstance(crop, float) else {})
+
+
+def _is_numbers(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(each, float) for each in value)
+
+
+def _of_timm(checkpoint: str, told: Mapping[str, Any]) -> tuple[ModelConfig, DataConfig, int]:
+    channels, height, width = told["input_size"]
+    if height != width:
+        raise UserError(f"{checkpoint}: takes images of {height} x {width} pixels, only square ones are evaluated")
+    model = ModelConfig(name=checkpoint.removeprefix(TIMM).partition(".")[0], in_chans=channels)
+    data = DataConfig(
+        name=DataName.folder,
+        img_size=height,
+        mean=list(told["mean"]),
+        std=list(told["std"]),
+        crop_pct=float(told["crop_pct"]),
+    )
+    return model, data, int(told["num_classes"])
 
 
 def imagenet_classes(num_classes: int) -> list[str] | None:

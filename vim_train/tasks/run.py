@@ -35,11 +35,11 @@ from vim_train.engine.stopping import StopRequest, stop_on_signals
 from vim_train.engine.watchdog import Watchdog
 from vim_train.report.report import NullReport, Report, open_report
 from vim_train.report.summary import versions
+from vim_train.tasks.build import architecture
 from vim_train.tasks.classification import Classification
 from vim_train.tasks.facts import device_name, provenance
-from vim_train.tasks.prepare import keep_head
 from vim_train.tasks.replay import replay
-from vim_train.tasks.weights import load_into
+from vim_train.tasks.weights import start_from
 
 
 def train(cfg: TrainConfig, plain: Plain) -> int:
@@ -164,12 +164,7 @@ def _start_weights(cfg: TrainConfig, run: Opened, task: Classification) -> list[
     """Load what a new run is to start from; returns notes for the user."""
     if run.resume_from is not None or cfg.model.checkpoint is None:
         return []
-    put_back = keep_head(task.model)
-    note = f"starts from the weights of {load_into(task.model, cfg.model.checkpoint)['path']}"
-    if cfg.model.reset_head:
-        put_back()
-        note += ", with a fresh head"
-    return [note]
+    return start_from(task.model, cfg.model)
 
 
 def _resume(cfg: TrainConfig, run: Opened, trainer: Trainer[Batch]) -> list[str]:
@@ -184,8 +179,10 @@ def _resume(cfg: TrainConfig, run: Opened, trainer: Trainer[Batch]) -> list[str]
 
 
 def _identity(cfg: TrainConfig) -> dict[str, object]:
-    """The few values by which a checkpoint found alone can be told apart."""
-    return {"model": cfg.model.name, "img_size": cfg.data.img_size, "data": cfg.data.name.value}
+    """What a file of weights found alone needs to be told apart and used: see `tasks.weights.tell_model`."""
+    data, told = cfg.data, {"model": cfg.model.name, "img_size": cfg.data.img_size, "data": cfg.data.name.value}
+    seen = {"mean": data.mean, "std": data.std, "crop_pct": data.crop_pct}
+    return told | seen | {"architecture": architecture(cfg.model)}
 
 
 def _check_same_data(then: Mapping[str, object], now: Mapping[str, object], allow: Sequence[str]) -> list[str]:

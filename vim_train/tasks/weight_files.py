@@ -2,17 +2,20 @@
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from vim_train.config.commands import Weights
 from vim_train.config.errors import UserError
+from vim_train.config.references import HUB, TIMM, parse_hub
 from vim_train.engine.checkpoint import CheckpointError, NoEmaError, load_weights
 from vim_train.engine.manifest import EMA
 from vim_train.engine.pickles import copy_tensors, read_torch_file
 from vim_train.engine.weights import check_finite
+from vim_train.tasks.hub import fetch, timm_weights
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar", ".ckpt")
 _SETS = {"model": ("model", "state_dict"), "ema": ("model_ema", "state_dict_ema")}
@@ -34,21 +37,29 @@ class WeightFile:
     """What the published files say: the plain values of their command line."""
     notes: list[str] = field(default_factory=list)
     """What the user should know of how they were read."""
+    timm: Mapping[str, Any] | None = None
+    """What timm says of weights of its own."""
 
 
 def read_weight_file(checkpoint: str, wanted: Weights) -> WeightFile:
-    """Read a run, a checkpoint directory, a .safetensors file, or a file of torch.save.
+    """Read a run, a checkpoint directory, a .safetensors file, a file of torch.save, `hf:...` or `timm:...`.
 
     With `wanted` both, `ema` is left out where there is none.
 
     Raises:
-        UserError: missing, damaged or hostile; no such weights in it.
+        UserError: missing, damaged, hostile or not reachable; no such weights in it.
     """
-    path = Path(checkpoint)
+    if checkpoint.startswith(TIMM):
+        if wanted is Weights.ema:
+            raise UserError(f"{checkpoint}: holds no ema weights, only model")
+        weights, told = timm_weights(checkpoint)
+        return WeightFile(checkpoint, {Weights.model.value: weights}, timm=told)
+    path, notes = Path(checkpoint), list[str]()
+    if checkpoint.startswith(HUB):
+        path, notes = fetch(parse_hub("checkpoint", checkpoint))
     found = _read_torch(path, wanted) if path.suffix in TORCH_SUFFIXES and not path.is_dir() else _read(path, wanted)
-    if found.meta:
-        return found
-    return _plain_names(found)
+    found = replace(found, notes=notes + found.notes)
+    return found if found.meta else _plain_names(found)
 
 
 def _read(path: Path, wanted: Weights) -> WeightFile:
@@ -122,4 +133,4 @@ def _plain_names(found: WeightFile) -> WeightFile:
                 stripped.append(prefix)
         weights[which] = group
     notes = [f"prefix {prefix} taken off every name" for prefix in dict.fromkeys(stripped)]
-    return WeightFile(found.path, weights, found.meta, found.args, found.notes + notes)
+    return replace(found, weights=weights, notes=found.notes + notes)
