@@ -143,6 +143,14 @@ def test_what_cannot_be_built_is_refused_with_the_reason(
         open_pretrained(str(path))
 
 
+def test_a_file_of_another_name_is_told_the_names(tmp_path: Path) -> None:
+    (tmp_path / "weights.npz").touch()
+    with pytest.raises(
+        UserError, match=r"weights\.npz: expected a run, .* or a file named \.safetensors, \.pth, \.pt, "
+    ):
+        open_pretrained(str(tmp_path / "weights.npz"))
+
+
 def test_arguments_of_the_file_are_plain_values_and_nothing_else(tmp_path: Path) -> None:
     args = {"model": ["vim"], "input_size": {"a": 1}, "__class__": "x", "update": 3}
     found = open_pretrained(str(save_like_published(tmp_path / "w.pth", tiny(), **args)))

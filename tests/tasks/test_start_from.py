@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from published import load, model_name, save_like_published, state_of
 from safetensors.torch import save_file
@@ -115,6 +116,12 @@ def test_options_that_shapes_do_not_show_have_to_agree(options: dict, line: str,
 def test_rotary_embeddings_are_refused_with_the_reason(write: Callable) -> None:
     with pytest.raises(UserError, match=r"rotary position embeddings \(rope\.freqs_cos\)"):
         start_from(vim(), write({"rope.freqs_cos": torch.zeros(4)}))
+
+
+def test_another_kind_of_model_is_told_by_what_differs(write: Callable) -> None:
+    model = timm.create_model("deit_tiny_patch16_224", depth=1, img_size=32)
+    with pytest.raises(UserError, match=r"is of another model: .* missing \(blocks\.0\."):
+        start_from(model, write())
 
 
 def test_our_own_file_found_alone_says_how_it_was_trained(tmp_path: Path) -> None:

@@ -93,7 +93,11 @@ def _tell(found: WeightFile) -> tuple[TrainConfig, list[str] | None, list[str]]:
     """Configuration and classes of weights that belong to no run of ours, and what was assumed."""
     if found.timm is not None:
         model, data, num_classes = _of_timm(found.path, found.timm)
-        return _config(model, data), imagenet_classes(num_classes), []
+        how = found.timm["interpolation"]
+        notes = (
+            [] if how == "bicubic" else [f"timm evaluates it on images resized {how}, here they are resized bicubic"]
+        )
+        return _config(model, data), imagenet_classes(num_classes), notes
     try:
         told = tell_model(found)
     except ValueError as error:

@@ -57,6 +57,9 @@ def read_weight_file(checkpoint: str, wanted: Weights) -> WeightFile:
     path, notes = Path(checkpoint), list[str]()
     if checkpoint.startswith(HUB):
         path, notes = fetch(parse_hub("checkpoint", checkpoint))
+    if path.is_file() and path.suffix not in (".safetensors", *TORCH_SUFFIXES):
+        known = ", ".join((".safetensors", *TORCH_SUFFIXES))
+        raise CheckpointError(path, f"expected a run, a checkpoint directory, or a file named {known}")
     found = _read_torch(path, wanted) if path.suffix in TORCH_SUFFIXES and not path.is_dir() else _read(path, wanted)
     found = replace(found, notes=notes + found.notes)
     return found if found.meta else _plain_names(found)

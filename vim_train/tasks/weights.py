@@ -114,10 +114,15 @@ def _resized(model: nn.Module, weights: Mapping[str, Tensor], path: str, mode: s
     try:
         if isinstance(model, Vim):
             return checkpoint_filter_fn(weights, model, mode)
-        theirs = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-        return dict(weights if theirs is None or _fits(model, weights) else theirs(dict(weights), model))
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
+    theirs = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if theirs is None or _fits(model, weights):
+        return dict(weights)
+    try:
+        return dict(theirs(dict(weights), model))
+    except Exception:  # of weights that are not the model's: what differs is told better by comparing them
+        return dict(weights)
 
 
 def _fits(model: nn.Module, weights: Mapping[str, Tensor]) -> bool:
