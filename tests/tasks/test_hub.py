@@ -171,7 +171,7 @@ def test_the_command_takes_a_short_name(repositories: Repositories, photos: Path
             [sys.executable, "-m", "vim_train.cli.eval", "checkpoint=hf:vim_tiny", f"data.root={folder}",
              "data.workers=0", "ops.threads=1", "data.val_fraction=0.5"],
             env={**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "home")},
-            capture_output=True, text=True, timeout=120,
+            capture_output=True, text=True, timeout=600,
         )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "hf:vim_tiny, step unknown" in done.stdout
