@@ -6,17 +6,27 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import timm
 from processes import arguments, finish, numbers, start, wait_for_step, weights
+from safetensors.torch import save_file
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
 def strict(tmp_path: Path, photos: Path) -> Callable[..., Path]:
+    """Runs whose image size, mixing and rate change on the way, and that learn from a teacher."""
+    teacher = tmp_path / "teacher.safetensors"
+    save_file(timm.create_model("resnet10t", num_classes=4).state_dict(), teacher)
+    late = ("data.img_size_schedule=[0:16,2:24,4:32]", "augment.mix_off_epoch=3", "schedule=wsd")
+    late += ("task.distill=soft", "task.teacher=resnet10t", f"task.teacher_checkpoint={teacher}")
+
     def run(name: str, ranks: int, stop_at: int | None = None) -> Path:
         keys = ("determinism=strict", "device=cpu", "data.lane=2", "schedule.epochs=6", "eval.every=1ep")
         gpus = f"gpus={ranks}" if ranks > 1 else "gpus=null"
-        process = start("train", *arguments(tmp_path, photos, *keys, gpus, "optim.accumulate=1", f"run.name={name}"))
+        process = start(
+            "train", *arguments(tmp_path, photos, *keys, *late, gpus, "optim.accumulate=1", f"run.name={name}")
+        )
         if stop_at is not None:
             wait_for_step(tmp_path / name, stop_at, process)
             process.terminate()
