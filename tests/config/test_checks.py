@@ -141,6 +141,10 @@ COMBINATIONS = [
         "optim.agc=0.01: takes null with model.freeze=backbone: it leaves the head out",
     ),
     (
+        ("ops.compile=max_autotune", "determinism=exact"),
+        "ops.compile=max_autotune: takes another mode with determinism=exact: it picks kernels by time",
+    ),
+    (
         ("model.sync_bn=true", "determinism=strict"),
         "model.sync_bn=true: takes false with determinism=strict, whose lanes have statistics of their own",
     ),

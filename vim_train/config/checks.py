@@ -15,6 +15,7 @@ from vim_train.config.references import check_checkpoint
 from vim_train.config.schema import (
     AugmentConfig,
     Backend,
+    Compile,
     DataConfig,
     DataName,
     Determinism,
@@ -302,6 +303,9 @@ def _check_features(cfg: TrainConfig) -> None:
         raise refusal("model.reset_head", True, "false without model.checkpoint: all weights are fresh")
     if cfg.model.freeze is Freeze.backbone and cfg.optim.agc is not None:
         raise refusal("optim.agc", cfg.optim.agc, "null with model.freeze=backbone: it leaves the head out")
+    if cfg.ops.compile is Compile.max_autotune and cfg.determinism is not Determinism.relaxed:
+        wanted = f"another mode with determinism={cfg.determinism.name}: it picks kernels by time"
+        raise refusal("ops.compile", cfg.ops.compile, wanted)
     if cfg.model.sync_bn and cfg.determinism is Determinism.strict:
         raise refusal("model.sync_bn", True, "false with determinism=strict, whose lanes have statistics of their own")
 

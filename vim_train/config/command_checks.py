@@ -28,7 +28,6 @@ def check_eval(cfg: EvalCommand) -> None:
     check_ranges(cfg)
     check_device(cfg.device, cfg.ops.backend)
     check_checkpoint("checkpoint", cfg.checkpoint)
-    _check_new_file("json", cfg.json)
     _check_suite(cfg)
     if cfg.out is not None and (not cfg.out or Path(cfg.out).is_file()):
         raise refusal("out", cfg.out, "a folder, new or of an earlier evaluation")

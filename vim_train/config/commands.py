@@ -82,10 +82,8 @@ class EvalCommand:
     """Start so many processes on this machine, one a GPU, that share the images; null: this process alone."""
     debug: bool = False
     """Show tracebacks instead of one-line errors."""
-    json: str | None = None
-    """Write the metrics to this file too."""
     out: str | None = None
-    """Folder for predictions/WEIGHTS/SET.npz: logits, labels and names of all images, not computed again next time."""
+    """Folder for results.json, CSV and pictures, and for predictions/WEIGHTS/SET.npz, which are not computed again."""
     refresh: bool = False
     """Compute predictions again though they lie in `out`."""
     roots: RootsConfig = field(default_factory=RootsConfig)

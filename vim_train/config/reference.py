@@ -48,7 +48,7 @@ vim-eval: metrics of a checkpoint on its run's validation images, or on others
 
   vim-eval checkpoint=runs/quickstart
   vim-eval checkpoint=runs/quickstart/checkpoints/best weights=ema
-  vim-eval checkpoint=runs/vim_tiny data.root=DIR json=metrics.json
+  vim-eval checkpoint=runs/vim_tiny data.root=DIR out=DIR
   vim-eval checkpoint=runs/vim_tiny suite=[val,v2] roots.v2=DIR out=DIR gpus=8
 
 Keys used most (vim-eval --help KEY or GROUP explains; groups: roots, tta, data,
@@ -128,7 +128,7 @@ def eval_help(arguments: list[str]) -> str:
     Raises:
         UserError: no such key.
     """
-    own = ("checkpoint", "weights", "suite", "roots.v2", "out", "json", "gpus", "tta.hflip", "tta.crops")
+    own = ("checkpoint", "weights", "suite", "roots.v2", "out", "gpus", "tta.hflip", "tta.crops")
     keys = (*own, "data.root", "data.img_size", "data.crop_pct", "data.workers")
     return _explained(arguments, EvalCommand, "eval") if arguments else EVAL.format(keys=_listed(EvalCommand, keys))
 

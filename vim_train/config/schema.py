@@ -55,6 +55,13 @@ class Backend(Enum):
     cuda = "cuda"
 
 
+class Compile(Enum):
+    none = "none"
+    default = "default"
+    reduce_overhead = "reduce_overhead"
+    max_autotune = "max_autotune"
+
+
 class Loss(Enum):
     cross_entropy = "cross_entropy"
     bce = "bce"
@@ -375,6 +382,8 @@ class OpsConfig:
     """Which selective scan runs: auto takes the native one of the device."""
     threads: int | None = None
     """CPU threads for compute; null: torch's own choice."""
+    compile: Compile = Compile.none
+    """torch.compile of the model, with that mode: reduce_overhead takes CUDA graphs, max_autotune times kernels."""
     tune_malloc: bool = True
     """Linux: keep freed memory in the process; 10-35 % off every CPU forward pass."""
 

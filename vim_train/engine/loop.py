@@ -16,6 +16,7 @@ from vim_train.config.passes import passes
 from vim_train.config.schema import Determinism, Freeze, NonFinite, TrainConfig
 from vim_train.engine import checkpoint
 from vim_train.engine.clipping import create_clip
+from vim_train.engine.compiling import compile_forward, compiles, own_gradients
 from vim_train.engine.drift import check_replicas
 from vim_train.engine.evaluation import evaluate
 from vim_train.engine.lanes import LaneLoss, strict_gradients
@@ -55,7 +56,9 @@ class Trainer(Generic[B]):
         cfg, model = self.cfg, self.task.model
         self.device = self.ranks.device
         self.strict = cfg.determinism is Determinism.strict
-        self.parallel = model if self.strict else self.ranks.wrap(model, cfg.optim.grad_compression)
+        compile_ = compiles(cfg.ops.compile, self.device, cfg.determinism, partial(self.report.event, 0))
+        self.forward = compile_forward(model, compile_, cfg.data.eval_batch_size)
+        self.parallel = self.forward if self.strict else self.ranks.wrap(self.forward, cfg.optim.grad_compression)
         self.state = TrainState(
             model,
             create_optimizer(model, cfg.optim, self.schedule.peak),
@@ -64,6 +67,10 @@ class Trainer(Generic[B]):
         )
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.clip = create_clip(model, cfg.optim)
+        self.evaluated = {"eval": self.forward}
+        if self.state.ema is not None:
+            self.evaluated["ema"] = compile_forward(self.state.ema.module, compile_, cfg.data.eval_batch_size)
+        self.own_gradients = own_gradients(self.parameters, compile_, self.device)
         self.total_steps = self.schedule.total_steps
         self.passes = passes(cfg, self.ranks.world)
         self.last_metrics: dict[str, float] = {}
@@ -97,7 +104,7 @@ class Trainer(Generic[B]):
             self.saver.close()
 
     def _train(self) -> dict[str, float]:
-        cfg, state, counters, total = self.cfg, self.state, self.state.counters, self.total_steps
+        cfg, counters, total = self.cfg, self.state.counters, self.total_steps
         every = {"log": cfg.logger.every, "eval": cfg.eval.every, "save": cfg.checkpoint.every}
         every |= {} if cfg.run.drift_every is None else {"drift": cfg.run.drift_every}
         interval = {what: self._steps(text) for what, text in every.items()}
@@ -113,7 +120,7 @@ class Trainer(Generic[B]):
                 self._save(improved, last=self.finished)
 
         batches = self.task.train_batches(counters.step, total)
-        state.model.train(cfg.model.freeze is Freeze.none)  # a frozen one keeps its statistics and drops nothing
+        self.forward.train(cfg.model.freeze is Freeze.none)  # a frozen one keeps its statistics and drops nothing
         stopping = counters.stopped_early
         while counters.step < total and not stopping:
             lr = self.schedule.lr(counters.step)
@@ -149,7 +156,7 @@ class Trainer(Generic[B]):
             state.update_ema(self.cfg.ema.warmup)
             state.window.add(loss_value, norm_value)
         scaler.update()  # lowers the scale where `unscale_` met an overflow
-        state.optimizer.zero_grad(set_to_none=True)
+        state.optimizer.zero_grad(set_to_none=not self.own_gradients)
         return loss_value
 
     def loss_and_norm(self, batches: Iterator[B]) -> tuple[Tensor, Tensor]:
@@ -276,8 +283,7 @@ class Trainer(Generic[B]):
         self.report.phase("evaluating")
         self._beat("evaluation")
         metrics: dict[str, float] = {}
-        models = {"eval": state.model} | ({} if state.ema is None else {"ema": state.ema.module})
-        for prefix, model in models.items():
+        for prefix, model in self.evaluated.items():
             found = evaluate(self.task, model, state.precision, self.ranks, self._stop_asked)
             if found is None:
                 return False
@@ -285,7 +291,7 @@ class Trainer(Generic[B]):
         counters.evaluated_step = counters.step
         self.last_metrics = metrics
         self.report.eval(counters.step, self._epoch(), metrics)
-        score = max(metrics[f"{prefix}/{self.task.headline}"] for prefix in models)
+        score = max(metrics[f"{prefix}/{self.task.headline}"] for prefix in self.evaluated)
         counters.best, counters.best_step = self.saver.best()
         if counters.best is not None and score <= counters.best:
             counters.stopped_early = self._patience_over()

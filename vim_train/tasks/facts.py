@@ -10,7 +10,7 @@ from torch import nn
 
 from vim_train import __version__, ops
 from vim_train.config.passes import passes
-from vim_train.config.schema import DataConfig, Distill, Freeze, TrainConfig
+from vim_train.config.schema import Compile, DataConfig, Distill, Freeze, TrainConfig
 from vim_train.config.sizes import train_sizes
 from vim_train.data.pixels import pixel_status
 from vim_train.data.sources.classes import unusual_count
@@ -91,6 +91,7 @@ def _model_line(cfg: TrainConfig, model: nn.Module) -> str:
         "activation checkpointing": cfg.model.grad_checkpointing,
         "channels last": cfg.model.channels_last,
         "synchronised batch norm": cfg.model.sync_bn,
+        f"torch.compile ({cfg.ops.compile.name})": cfg.ops.compile is not Compile.none,
     }
     return ", ".join([*words, *(name for name, wanted in chosen.items() if wanted)])
 

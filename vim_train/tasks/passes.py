@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from vim_train.config.commands import TtaConfig
 from vim_train.config.errors import UserError
-from vim_train.config.schema import TrainConfig
+from vim_train.config.schema import Compile, TrainConfig
 from vim_train.data.stream import EvalStream
+from vim_train.engine.compiling import compile_forward
 from vim_train.engine.precision import Precision
 from vim_train.engine.ranks import Ranks
 from vim_train.tasks.predictions import Predictions, made_of
@@ -38,6 +39,7 @@ class Setting:
     cfg: TrainConfig
     tta: TtaConfig
     precision: Precision
+    compile: Compile
     ranks: Ranks
     out: Path | None
     """Where predictions are kept."""
@@ -66,7 +68,8 @@ def passes(setting: Setting, plan: Plan, which: str) -> Iterator[Passed]:
 
     @cache
     def model(classes: int) -> nn.Module:
-        return setting.found.build(which, classes, setting.cfg.data.img_size, ranks.device)
+        built = setting.found.build(which, classes, setting.cfg.data.img_size, ranks.device)
+        return compile_forward(built, setting.compile, setting.cfg.data.eval_batch_size)
 
     for planned in plan.sets:
         opened = _open(setting, planned)
