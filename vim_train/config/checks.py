@@ -154,7 +154,8 @@ def check_train(cfg: TrainConfig) -> None:
             raise refusal(key, _get(cfg, key), durations.ACCEPTED) from None
     _check_run_name(cfg.run.name)
     _check_allow(cfg.run.allow)
-    check_data(cfg.data)
+    if not (cfg.dry_run and cfg.data.name is DataName.folder and cfg.data.root is None):
+        check_data(cfg.data)
     train_sizes(cfg.data)
     _check_channels(cfg)
     _check_batch(cfg)

@@ -30,7 +30,7 @@ CHANGES = {
     **dict.fromkeys(
         ("model.drop_path_rate", "model.recompute_states", "model.grad_checkpointing", "model.sync_bn"), Change.named
     ),
-    **dict.fromkeys(("run", "debug", "replay", "device", "gpus", "logger", "checkpoint"), Change.free),
+    **dict.fromkeys(("run", "debug", "replay", "dry_run", "device", "gpus", "logger", "checkpoint"), Change.free),
     **dict.fromkeys(("data.workers", "data.bad_images", "data.bad_images_max"), Change.free),
     **dict.fromkeys(("ops.threads", "ops.tune_malloc", "eval.patience"), Change.free),
 }

@@ -441,6 +441,8 @@ class TrainConfig:
     """Show tracebacks instead of one-line errors."""
     replay: str | None = None
     """Train nothing, compute a step again that a run kept as not finite: runs/NAME/replay/step_00000123.json."""
+    dry_run: bool = False
+    """Print the whole plan, make two trial steps, and stop; without `data.root`, on synthetic images."""
     run: RunConfig = field(default_factory=RunConfig)
     task: TaskConfig = field(default_factory=TaskConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

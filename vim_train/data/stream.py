@@ -124,6 +124,11 @@ class TrainStream:
         finally:
             pool.close()
 
+    def distinct_images(self, epoch: int) -> int:
+        """How many different images the steps of an epoch draw."""
+        positions = np.arange(self.steps_per_epoch * self._cfg.data.batch_size, dtype=np.int64)
+        return len(np.unique(self._images_at(self._order(epoch), positions)))
+
     def step_images(self, step: int) -> dict[str, object]:
         """Epoch, positions [first, end) and image names of the global batch of a step, as plain containers."""
         data, epoch = self._cfg.data, step // self.steps_per_epoch

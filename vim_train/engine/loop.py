@@ -124,7 +124,7 @@ class Trainer(Generic[B]):
         stopping = counters.stopped_early
         while counters.step < total and not stopping:
             lr = self.schedule.lr(counters.step)
-            loss = self._step(batches, lr)
+            loss = self.step(batches, lr)
             counters.step += 1
 
             meter.update(cfg.data.batch_size, self.task.data_wait())
@@ -144,7 +144,7 @@ class Trainer(Generic[B]):
             meter.resume()
         return self.last_metrics
 
-    def _step(self, batches: Iterator[B], lr: float) -> float:
+    def step(self, batches: Iterator[B], lr: float) -> float:
         """Forward, backward and update over one global batch; returns its loss."""
         state, scaler = self.state, self.state.precision.scaler
         loss, norm = self.loss_and_norm(batches)

@@ -1,6 +1,6 @@
 """Image classification: one label an image, or a mixture of two."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -10,17 +10,19 @@ from timm.loss import BinaryCrossEntropy
 from torch import Tensor, nn
 
 from vim_train.config.errors import UserError
-from vim_train.config.schema import Loss, TaskConfig, TrainConfig
+from vim_train.config.schema import DataConfig, Loss, TaskConfig, TrainConfig
 from vim_train.data.batch import BadRecord, Batch
 from vim_train.data.images import open_images
 from vim_train.data.order import Stream, key, uniform
-from vim_train.data.sources import Source
+from vim_train.data.sources import Source, Split
 from vim_train.data.stream import EvalStream, TrainStream, merge_records
 from vim_train.engine.ranks import Ranks
 from vim_train.models.vim import Vim
 from vim_train.tasks.build import build_model, check_sizes
 from vim_train.tasks.distill import open_teacher
 from vim_train.tasks.prepare import prepare
+
+OpenSplit = Callable[[DataConfig, Split], Source]
 
 
 class Validation:
@@ -30,8 +32,8 @@ class Validation:
         UserError: data that the configuration does not fit.
     """
 
-    def __init__(self, cfg: TrainConfig, ranks: Ranks) -> None:
-        self.val_source: Source = open_images(cfg.data, "val")
+    def __init__(self, cfg: TrainConfig, ranks: Ranks, open_split: OpenSplit = open_images) -> None:
+        self.val_source: Source = open_split(cfg.data, "val")
         self.classes = self.val_source.classes
         self._eval_stream = EvalStream(self.val_source, cfg, ranks.device, rank=ranks.rank, world=ranks.world)
 
@@ -62,9 +64,9 @@ class Classification(Validation):
 
     headline = "top1"
 
-    def __init__(self, cfg: TrainConfig, ranks: Ranks) -> None:
+    def __init__(self, cfg: TrainConfig, ranks: Ranks, open_split: OpenSplit = open_images) -> None:
         self.cfg, self.ranks, self.device = cfg, ranks, ranks.device
-        self.train_source: Source = open_images(cfg.data, "train")
+        self.train_source: Source = open_split(cfg.data, "train")
         if len(self.train_source.classes) < 2:
             only = self.train_source.classes[0]
             raise UserError(
@@ -75,7 +77,7 @@ class Classification(Validation):
             self.train_source, cfg, classes, self.device, rank=ranks.rank, world=ranks.world
         )
         self.steps_per_epoch = self.train_stream.steps_per_epoch
-        super().__init__(cfg, ranks)
+        super().__init__(cfg, ranks, open_split)
         self.model: nn.Module = prepare(build_model(cfg, len(self.classes)), cfg.model, self.device)
         check_sizes(cfg, self.model, f"model.name={cfg.model.name}")
         self.teacher = open_teacher(cfg, self.classes, self.device)

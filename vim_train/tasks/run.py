@@ -20,6 +20,7 @@ from vim_train.config.errors import DIVERGED, FAILED, UserError
 from vim_train.config.redact import find_secrets, redact
 from vim_train.config.schema import TrainConfig
 from vim_train.data.batch import Batch
+from vim_train.data.images import open_images
 from vim_train.data.sources.classes import difference
 from vim_train.engine import checkpoint
 from vim_train.engine.checkpoint import CheckpointError, Found
@@ -38,12 +39,13 @@ from vim_train.report.summary import versions
 from vim_train.tasks.build import architecture
 from vim_train.tasks.classification import Classification
 from vim_train.tasks.facts import device_name, provenance
+from vim_train.tasks.plan import dry_run, open_planned
 from vim_train.tasks.replay import replay
 from vim_train.tasks.weights import start_from
 
 
 def train(cfg: TrainConfig, plain: Plain) -> int:
-    """Train, from the newest checkpoint where the run has one; returns the exit code.
+    """Train, from the newest checkpoint where the run has one, or only plan it; returns the exit code.
 
     With `gpus` above 1 this process only starts and watches those that do.
 
@@ -62,6 +64,9 @@ def train(cfg: TrainConfig, plain: Plain) -> int:
         task, schedule = ranks.together(lambda: built or _build(cfg, ranks))
         with ExitStack() as stack:
             stack.callback(task.close)
+            if cfg.dry_run:
+                notes = ranks.together(lambda: _start_weights(cfg, Opened(Path(), None, []), task))
+                return dry_run(cfg, task, schedule, ranks, notes)
             run = ranks.together(lambda: _open(cfg, plain, stack) if ranks.first else None)
             place = ranks.once(lambda: (run.path, run.resume_from) if run else None)
             assert place is not None
@@ -93,7 +98,7 @@ class Opened(NamedTuple):
 def _build(cfg: TrainConfig, ranks: Ranks) -> tuple[Classification, Schedule]:
     check_launched(cfg.gpus)
     configure_torch(cfg.ops, cfg.determinism, ranks.device)
-    task = Classification(cfg, ranks)
+    task = Classification(cfg, ranks, open_planned if cfg.dry_run else open_images)
     return task, Schedule(cfg.schedule, peak_lr(cfg.optim, cfg.data.batch_size), task.steps_per_epoch)
 
 
