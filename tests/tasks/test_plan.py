@@ -91,7 +91,14 @@ def test_the_groups_of_a_plan_are_the_published_ones(
 def test_a_plan_with_images_evaluates_times_and_leaves_nothing(
     place: Path, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    keys = ("data.img_size=28", "data.batch_size=8", "data.lane=4", "run.root=deep/runs", "ema.decay=null")
+    keys = (
+        "data.val_fraction=0.2",
+        "data.img_size=28",
+        "data.batch_size=8",
+        "data.lane=4",
+        "run.root=deep/runs",
+        "ema.decay=null",
+    )
     assert main(["data=folder", f"data.root={photos}", *SMALL[:2], *SMALL[5:], *keys]) == 0
     plan = sections(capsys.readouterr().out)
     assert "synthetic" not in str(plan)
@@ -109,7 +116,7 @@ def test_a_trial_that_diverges_ends_with_3(
 ) -> None:
     loss = nn.CrossEntropyLoss.forward
     monkeypatch.setattr(nn.CrossEntropyLoss, "forward", lambda self, *given: loss(self, *given) * float("nan"))
-    assert main([*SMALL, "data.img_size=28"]) == 3
+    assert main([*SMALL[:2], *SMALL[3:]]) == 3
     assert "stopped: loss nan" in capsys.readouterr().out
     assert list(place.iterdir()) == []
 

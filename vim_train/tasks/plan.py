@@ -41,9 +41,6 @@ def dry_run(cfg: TrainConfig, task: Classification, schedule: Schedule, ranks: R
 
     Args:
         notes: on the weights that the run starts from.
-
-    Raises:
-        UserError: nothing can be written where runs are to lie.
     """
     screen = PlanScreen(quiet=not ranks.first)
     facts = provenance(cfg, task, schedule, Path(cfg.run.root) / cfg.run.name)

@@ -1,7 +1,7 @@
 """Two real steps of a run that is only planned: what they take of time and memory."""
 
 import os
-import tempfile
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,41 +55,16 @@ def pass_config(cfg: TrainConfig, world: int) -> TrainConfig:
 
 @contextmanager
 def trial_trainer(cfg: TrainConfig, task: Classification, schedule: Schedule, ranks: Ranks) -> Iterator[Trainer[Batch]]:
-    """A trainer of steps of one pass, whose files lie beside those of a run until it is closed.
-
-    Raises:
-        UserError: nothing can be written where runs are to lie.
-    """
-    with _scratch(cfg.run.root, ranks) as folder:
-        trainer = Trainer(pass_config(cfg, ranks.world), task, schedule, ranks, folder, {}, NullReport(), StopRequest())
-        try:
-            yield trainer
-        finally:
-            trainer.saver.close()
-
-
-@contextmanager
-def _scratch(root: str, ranks: Ranks) -> Iterator[Path]:
-    path = Path(root).absolute()
-    place = next(folder for folder in (path, *path.parents) if folder.is_dir())
-    made: tempfile.TemporaryDirectory[str] | None = None
-
-    def make() -> str | None:
-        nonlocal made
-        if not ranks.first:
-            return None
-        try:
-            made = tempfile.TemporaryDirectory(prefix=".vim-train-dry-run-", dir=place)
-        except OSError as error:
-            raise UserError(f"run.root={root}: {place}: {error.strerror}") from error
-        return made.name
-
-    name = ranks.together(make)
+    """A trainer of steps of one pass, whose files lie beside those of runs until it is closed."""
+    root = Path(cfg.run.root).absolute()
+    place = next(folder for folder in (root, *root.parents) if folder.is_dir())
+    folder = place / f".vim-train-dry-run-{os.getpid()}"
+    trainer = Trainer(pass_config(cfg, ranks.world), task, schedule, ranks, folder, {}, NullReport(), StopRequest())
     try:
-        yield Path(ranks.once(lambda: str(name)))
+        yield trainer
     finally:
-        if made is not None:
-            made.cleanup()
+        trainer.saver.close()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def try_out(cfg: TrainConfig, trainer: Trainer[Batch], task: Classification, screen: PlanScreen) -> Trial:
@@ -98,6 +73,7 @@ def try_out(cfg: TrainConfig, trainer: Trainer[Batch], task: Classification, scr
     Raises:
         DivergedError: a loss or gradient that is not finite.
         CheckpointError: the checkpoint cannot be written.
+        UserError: nothing can be written where runs are to lie.
     """
     ranks, device, whole = trainer.ranks, trainer.device, trainer.cfg.data.batch_size
     held = _resident()
@@ -126,11 +102,19 @@ def try_out(cfg: TrainConfig, trainer: Trainer[Batch], task: Classification, scr
     with screen.busy(f"evaluating {images:,} images"):
         rate = _evaluation_rate(trainer, task, last[-1])
     with screen.busy("saving a checkpoint"):
+        ranks.together(lambda: _make(trainer.run_dir) if ranks.first else None)
         began = time.perf_counter()
         trainer.saver.save(0, {}, best=False, last=True)
         save_s = time.perf_counter() - began
     saved = sum(file.stat().st_size for file in trainer.run_dir.rglob("*") if file.is_file())
     return Trial(step_s, rate, save_s, saved, memory, peak)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir()
+    except OSError as error:
+        raise UserError(f"run.root: {folder.parent}: {error.strerror}") from error
 
 
 def duration_of(seconds: float) -> str:
