@@ -283,7 +283,7 @@ def test_fp16_overflow_skips_the_update_and_lowers_the_scale(tmp_path: Path) -> 
     trainer.state.precision.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**120)
     before = {name: value.clone() for name, value in weights(trainer).items()}
     batches = trainer.task.train_batches(0, 1)
-    trainer._step(batches, 0.1)
+    trainer.step(batches, 0.1)
     assert_same(before, weights(trainer))
     assert trainer.state.precision.scaler.get_scale() < 2.0**120
     trainer.state.precision.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
@@ -312,7 +312,7 @@ def test_gradient_clipping_bounds_the_update(tmp_path: Path) -> None:
     cfg.optim.name, cfg.optim.momentum, cfg.optim.weight_decay, cfg.optim.grad_clip_norm = "sgd", 0.9, 0.0, 1e-3
     trainer = toy_trainer(cfg, tmp_path)
     before = trainer.task.model.weight.detach().clone()
-    trainer._step(trainer.task.train_batches(0, 1), lr=1.0)
+    trainer.step(trainer.task.train_batches(0, 1), lr=1.0)
     moved = (trainer.task.model.weight.detach() - before).norm()
     assert 0 < moved <= 1.9001e-3  # Nesterov: the gradient and 0.9 of it again
 
