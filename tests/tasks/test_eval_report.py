@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from vim_train.config.errors import UserError
+from vim_train.data.sources.classes import imagenet_wnids
 from vim_train.tasks.eval_report import report
 from vim_train.tasks.metrics.corruptions import ALEXNET
-from vim_train.tasks.metrics.imagenet import wnids
 from vim_train.tasks.predictions import Predictions
 
-CLASSES = wnids()[:12]
+CLASSES = imagenet_wnids()[:12]
 
 
 def some(suite: str, images: int = 60) -> Predictions:

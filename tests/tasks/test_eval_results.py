@@ -9,13 +9,14 @@ import torch
 import torch.nn.functional as F
 
 from vim_train.config.errors import UserError
+from vim_train.data.sources.classes import imagenet_wnids
 from vim_train.tasks.eval_results import Judged, by_suite, judge
 from vim_train.tasks.metrics import calibration
 from vim_train.tasks.metrics.corruptions import ALEXNET
-from vim_train.tasks.metrics.imagenet import real_labels, variant_classes, wnids
+from vim_train.tasks.metrics.imagenet import real_labels, variant_classes
 from vim_train.tasks.predictions import Predictions
 
-WNIDS = wnids()
+WNIDS = imagenet_wnids()
 PLACE = {name: label for label, name in enumerate(WNIDS)}
 
 

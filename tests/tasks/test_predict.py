@@ -18,7 +18,6 @@ from vim_train.data.sources import open_source
 from vim_train.data.stream import EvalStream
 from vim_train.engine.checkpoint import save
 from vim_train.tasks.build import build_model
-from vim_train.tasks.class_names import human_names, short
 from vim_train.tasks.predict import better_weights
 from vim_train.tasks.pretrained import open_pretrained
 
@@ -218,14 +217,3 @@ def test_without_names_classes_are_numbered(make_run: MakeRun, photos: Path) -> 
     assert main([f"checkpoint={run / 'bare.safetensors'}", f"images={photos}/fish/fish1.jpg", "out=o.jsonl"]) == 0
     [record] = lines("o.jsonl")
     assert sorted(entry["name"] for entry in record["topk"]) == ["class 0", "class 1", "class 2", "class 3"]
-
-
-def test_wnids_are_named_in_words() -> None:
-    assert human_names(["n01440764", "n02123045", "n99999999"]) == [
-        "tench, Tinca tinca",
-        "tabby, tabby cat",
-        "n99999999",
-    ]
-    assert human_names(["n01440764", "cat, tabby"]) == ["n01440764", "cat, tabby"]
-    assert short("tench, Tinca tinca", "n01440764") == "tench"
-    assert short("cat, tabby", "cat, tabby") == "cat, tabby"

@@ -7,13 +7,12 @@ from dataclasses import dataclass, replace
 import timm
 import torch
 import torch.nn.functional as F
-from timm.data import ImageNetInfo
 from torch import Tensor, nn
 
 from vim_train.config.commands import Weights
 from vim_train.config.errors import UserError
 from vim_train.config.schema import DataConfig, Distill, ModelConfig, TrainConfig
-from vim_train.data.sources.classes import difference, is_imagenet_1k
+from vim_train.data.sources.classes import difference, imagenet_wnids, is_imagenet_1k
 from vim_train.engine.checkpoint import CheckpointError
 from vim_train.tasks.build import build_model, check_sizes
 from vim_train.tasks.pretrained import open_pretrained
@@ -122,7 +121,7 @@ def _check_timms_weights(cfg: TrainConfig, name: str, classes: Sequence[str]) ->
         raise UserError(f"task.teacher={name}: timm has no weights for it; set task.teacher_checkpoint=...")
     if known.num_classes != len(classes):
         raise UserError(f"task.teacher={name}: timm's weights are for {known.num_classes} classes, not {len(classes)}")
-    if is_imagenet_1k(classes) and (how := difference(ImageNetInfo().label_names(), classes)):
+    if is_imagenet_1k(classes) and (how := difference(imagenet_wnids(), classes)):
         raise UserError(f"task.teacher={name}: its classes are not those of the data: it {how}")
     if cfg.model.in_chans != 3:
         raise UserError(f"task.teacher={name}: timm's weights take RGB images, not model.in_chans={cfg.model.in_chans}")

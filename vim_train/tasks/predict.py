@@ -19,7 +19,7 @@ from vim_train.engine.precision import set_precision
 from vim_train.engine.setup import choose_device, configure_torch
 from vim_train.models.explain import saliency, similarity
 from vim_train.report.sheet import EXPLAINED, PLAIN, Cell, Sheet
-from vim_train.tasks.class_names import human_names, short
+from vim_train.tasks.metrics.imagenet import short_name, words
 from vim_train.tasks.predictor import Explain, Prediction, Predictor
 from vim_train.tasks.pretrained import Pretrained, open_pretrained
 
@@ -162,7 +162,7 @@ class Lines:
     """JSON lines of predictions."""
 
     def __init__(self, classes: Sequence[str], topk: int) -> None:
-        self._classes, self._names, self._topk = classes, human_names(classes), topk
+        self._classes, self._names, self._topk = classes, [words().get(name, name) for name in classes], topk
 
     def of(self, prediction: Prediction) -> str:
         """An object: path, and label, class, name, prob and topk, or error."""
@@ -176,7 +176,7 @@ class Lines:
 
     def short(self, label: int) -> str:
         """A name for a narrow place."""
-        return short(self._names[label], self._classes[label])
+        return short_name(self._classes[label])
 
 
 def _sheet(command: PredictCommand, found: Pretrained, which: str, images: int) -> Sheet | None:

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from timm.data import ImageNetInfo
 from torch import Tensor, nn
 
 from vim_train.config.commands import Weights
@@ -23,6 +22,7 @@ from vim_train.config.schema import (
     RunConfig,
     TrainConfig,
 )
+from vim_train.data.sources.classes import imagenet_wnids
 from vim_train.tasks.build import build_model
 from vim_train.tasks.weight_files import WeightFile, read_weight_file
 from vim_train.tasks.weights import fit_into, tell_model
@@ -148,4 +148,4 @@ def _of_timm(checkpoint: str, told: Mapping[str, Any]) -> tuple[ModelConfig, Dat
 
 def imagenet_classes(num_classes: int) -> list[str] | None:
     """WordNet ids by label where there are 1,000 outputs."""
-    return ImageNetInfo("imagenet-1k").label_names() if num_classes == 1000 else None
+    return imagenet_wnids() if num_classes == 1000 else None

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from vim_train.tasks.classification import classification_counts
 from vim_train.tasks.metrics import accuracy
+from vim_train.tasks.metrics.imagenet import short_name, words
 
 SEEDS = st.integers(0, 2**31)
 
@@ -119,3 +120,12 @@ def test_any_right_label_among_the_highest_counts(seed: int, images: int, classe
 )
 def test_ties_and_nan_count_against_the_model(logits: list[float], right: list[int], rank: int) -> None:
     assert accuracy.ranks_of_any(np.array([logits], np.float32), [right]).tolist() == [rank]
+
+
+def test_wnids_are_named_in_words_and_other_classes_are_left() -> None:
+    assert [short_name(name) for name in ("n01440764", "n99999999", "cat, tabby")] == [
+        "tench",
+        "n99999999",
+        "cat, tabby",
+    ]
+    assert words()["n02123045"] == "tabby, tabby cat"

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vim_train.tasks.metrics.imagenet import variant_classes, wnids
+from vim_train.data.sources.classes import imagenet_wnids
+from vim_train.tasks.metrics.imagenet import variant_classes
 from vim_train.tasks.metrics.outliers import IMAGENET_O, detect
 
 SCORES = st.lists(st.integers(0, 12).map(float), min_size=1, max_size=60)  # few values: ties
@@ -40,12 +41,12 @@ def test_extremes() -> None:
 
 
 def test_the_classes_of_the_variants_are_imagenets() -> None:
-    assert len(wnids()) == 1000
+    assert len(imagenet_wnids()) == 1000
     assert len(set(IMAGENET_O)) == 200
     assert list(IMAGENET_O) == sorted(IMAGENET_O)
     for suite in ("a", "r", "o"):
         classes = variant_classes(suite)
         assert classes is not None
         assert len(classes) == 200
-        assert set(classes) < set(wnids())
+        assert set(classes) < set(imagenet_wnids())
     assert variant_classes("val") is None

@@ -6,19 +6,14 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 
 from vim_train.config.errors import UserError
+from vim_train.data.sources.classes import imagenet_wnids
 from vim_train.tasks.metrics.outliers import IMAGENET_O
-
-
-def wnids() -> list[str]:
-    """The 1,000 classes of ILSVRC 2012 by label."""
-    return _lines("imagenet_synsets.txt")
 
 
 def variant_classes(suite: str) -> list[str] | None:
     """The wnids that a, r or o is judged among; None: all classes."""
     if suite == "o":
-        names = wnids()
-        return [names[i] for i in IMAGENET_O]
+        return [imagenet_wnids()[i] for i in IMAGENET_O]
     return _lines(f"imagenet_{suite}_synsets.txt") if suite in ("a", "r") else None
 
 
@@ -31,7 +26,7 @@ def words() -> Mapping[str, str]:
 
 def short_name(name: str) -> str:
     """A class for people: the first of a wnid's words, any other name as it is."""
-    return words().get(name, name).split(", ")[0]
+    return words()[name].partition(", ")[0] if name in words() else name
 
 
 def real_labels(classes: Sequence[str]) -> dict[str, list[int]]:
@@ -42,7 +37,7 @@ def real_labels(classes: Sequence[str]) -> dict[str, list[int]]:
     Raises:
         UserError: `classes` are not ImageNet's, whose labels these are.
     """
-    names = wnids()
+    names = imagenet_wnids()
     if foreign := set(classes) - set(names):
         raise UserError(f"suite=real: ReaL labels ImageNet's classes, and the checkpoint's are others: {min(foreign)}")
     place = {name: label for label, name in enumerate(classes)}
