@@ -24,9 +24,11 @@ def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _hangups_are_heard() -> None:
-    """What was started under nohup hands down to its children that they ignore SIGHUP."""
+def _signals_are_heard() -> None:
+    """Under nohup, and behind a shell, a process hands down to its children that they ignore SIGHUP or SIGINT."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

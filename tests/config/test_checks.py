@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from vim_train.config.checks import CHOICES, DURATIONS, RANGES, accepts, check_train, peak_lr
-from vim_train.config.commands import EvalCommand, ExportCommand
+from vim_train.config.commands import EvalCommand, ExportCommand, PredictCommand
 from vim_train.config.compose import compose_config
 from vim_train.config.errors import UserError
 from vim_train.config.keys import schema_keys
@@ -43,7 +43,9 @@ def refused(check: Callable[..., None], *changes: str) -> str:
 def test_every_number_of_the_schema_has_a_range() -> None:
     numbers = {
         name
-        for name, key in (schema_keys(ExportCommand) | schema_keys(EvalCommand) | KEYS).items()
+        for name, key in (
+            schema_keys(ExportCommand) | schema_keys(EvalCommand) | schema_keys(PredictCommand) | KEYS
+        ).items()
         if {int, float} & {key.base, *get_args(key.base)}
     }
     assert numbers == set(RANGES)

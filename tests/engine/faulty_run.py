@@ -66,7 +66,7 @@ class FaultyTask(ToyTask):
 
 def config(fault: str, keys: list[str]) -> TrainConfig:
     cfg = toy_config()
-    cfg.data.lane = 8
+    cfg.data.batch_size, cfg.data.lane = 48, 8  # divides by up to three ranks
     cfg.run.hang_timeout_s = 8.0 if fault in ("hang", "stop") else 100.0  # a busy machine hangs for seconds
     if "strict" in keys:
         cfg.determinism = Determinism.strict

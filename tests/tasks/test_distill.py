@@ -120,7 +120,7 @@ def test_a_teacher_of_other_classes_or_channels_is_refused(cfg: TrainConfig, cla
 @pytest.mark.parametrize(
     ("teacher", "why"),
     [
-        ("resnet18q", "no model of timm, and no run: checkpoint=resnet18q: no config.yaml"),
+        ("resnet18q", "no model of timm, and no run: checkpoint resnet18q: no such file or directory"),
         ("resnet10t", "timm's weights are for 1000 classes, not 4"),
         ("vim_nano_patch7_28", "timm has no weights for it; set task.teacher_checkpoint=..."),
     ],

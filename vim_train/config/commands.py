@@ -125,7 +125,7 @@ class PredictCommand:
     """Everything `vim-predict` can be told."""
 
     checkpoint: str = MISSING
-    """A run's folder, one of its checkpoint directories, or a .safetensors file in one."""
+    """A run, a checkpoint, a .safetensors or .pth file, hf:OWNER/NAME[@REVISION][:FILE], hf:vim_tiny or timm:NAME."""
     images: list[str] = MISSING
     """A file, a folder, a pattern as 'a/*.jpg', @FILE for a list of names, - for one on stdin, or [a,b] of these."""
     weights: PredictWeights = PredictWeights.auto

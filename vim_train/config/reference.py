@@ -55,6 +55,9 @@ Keys used most (vim-eval --help KEY or GROUP explains; groups: roots, tta, data,
 precision, ops; all: docs/config.md)
 {keys}"""
 
+HELP_ELSEWHERE = ("debug", "data.pixel_limit", "ops.compile", "ops.threads", "ops.tune_malloc")
+"""Keys of vim-predict for which the page has no room."""
+
 PREDICT = """\
 vim-predict: labels with probabilities for images, as JSON lines and as a picture
 
@@ -141,7 +144,7 @@ def predict_help(arguments: list[str]) -> str:
     """
     if arguments:
         return _explained(arguments, PredictCommand, "predict")
-    names = [name for name in schema_keys(PredictCommand) if name not in ("debug", "ops.threads", "ops.tune_malloc")]
+    names = [name for name in schema_keys(PredictCommand) if name not in HELP_ELSEWHERE]
     return PREDICT.format(keys=_listed(PredictCommand, names))
 
 
