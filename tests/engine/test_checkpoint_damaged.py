@@ -221,8 +221,10 @@ def refused(tmp_path: Path, run: Path) -> dict[str, tuple[Path, str]]:
     (tmp_path / "folder").mkdir()
     (tmp_path / "young" / "checkpoints").mkdir(parents=True)
     expected = "expected a run directory, a checkpoint directory or a .safetensors file"
-    found = {name: (tmp_path / f"{name}.safetensors", ": not a safetensors file") for name in files}
+    found = {name: (tmp_path / f"{name}.safetensors", ": not a safetensors file, or not all of it") for name in files}
     return found | {
+        "empty": (tmp_path / "empty.safetensors", ": not a safetensors file: empty"),
+        "html": (tmp_path / "html.safetensors", ": not a safetensors file: a page of HTML"),
         "lfs": (tmp_path / "lfs.safetensors", ": not a safetensors file: a Git LFS pointer"),
         "missing": (tmp_path / "nowhere", ": no such file or directory"),
         "pth": (tmp_path / "published.pth", expected),

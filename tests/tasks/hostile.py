@@ -60,6 +60,12 @@ def html_page(path: Path) -> None:
     path.write_text("\n<!DOCTYPE html><html><body>Not found</body></html>")
 
 
+def flipped_bit(path: Path) -> None:
+    whole = bytearray(sound(path).read_bytes())
+    whole[whole.index(WEIGHTS["layer.weight"].numpy().tobytes()) + 2] ^= 1
+    path.write_bytes(whole)
+
+
 def plain_pickle(path: Path) -> None:
     path.write_bytes(pickle.dumps({"model": {"layer.weight": [1.0, 2.0]}}))
 
@@ -171,6 +177,7 @@ HOSTILE: list[tuple[Callable[[Path], None], str]] = [
     (html_page, "an HTML page, not a checkpoint: the download gave something else"),
     (noise, "neither .safetensors nor what torch.save writes"),
     (truncated, "truncated or damaged: not a whole torch.save file"),
+    (flipped_bit, "damaged: its record weights/data/0 is not the one that was written (checksum)"),
     (plain_pickle, PLAIN),
     (evil_plain_pickle, PLAIN),
     (evil_pickle, f"asks for 'posix.system' beside tensors and plain values: {SAVE_AGAIN}"),

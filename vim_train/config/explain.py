@@ -29,7 +29,7 @@ def _explain(error: Exception, schema: type, overrides: Sequence[str]) -> str:
     if isinstance(error, MissingConfigException):
         return _missing_option(error, overrides)
     text = "\n".join(str(part) for part in (error, error.__cause__) if part is not None)
-    return _defaults_list(text, overrides) or _value(text, error, schema, overrides) or _fold(text)
+    return _defaults_list(text, overrides, schema) or _value(text, error, schema, overrides) or _fold(text)
 
 
 def _syntax(override: str, overrides: Sequence[str], schema: type) -> str:
@@ -60,8 +60,12 @@ def _missing_option(error: MissingConfigException, overrides: Sequence[str]) -> 
     return f"{what}: takes {any_of(error.options)}{_did_you_mean(suggest(option, error.options))}"
 
 
-def _defaults_list(text: str, overrides: Sequence[str]) -> str | None:
+def _defaults_list(text: str, overrides: Sequence[str], schema: type) -> str | None:
     """Errors about groups and their options."""
+    if match := re.match(r"Could not override '(\w+)'\.\s*No match in the defaults list", text):
+        own = [key for key in schema_keys(schema) if key.startswith(f"{match[1]}.")][:3]
+        given = next((item for item in overrides if item.startswith(f"{match[1]}=")), match[1])
+        return f"{given}: is no group here; takes its keys, such as {', '.join(own)}" if own else None
     if match := re.search(r"Ambiguous value for argument '(.*?)'\n", text):
         key, _, value = match[1].partition("=")
         return f"{match[1]}: a comma sweeps over values, which needs -m; a list is {key}=[{value}]"

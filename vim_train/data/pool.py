@@ -74,19 +74,21 @@ class Pool:
         self._stacks: IO[bytes] = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
         weakref.finalize(self, self._stacks.close)
         self._iterator: Iterator[Fetched] | None = None
-        self._loader: DataLoader[Fetched] = DataLoader(
-            fetch,
-            sampler=requests,
-            batch_size=None,
-            collate_fn=_unchanged,
-            num_workers=workers,
-            pin_memory=pin_memory,
-            persistent_workers=self._persistent,
-            timeout=0 if not workers else _POLL_S if timeout_s is None else min(_POLL_S, timeout_s),
-            worker_init_fn=partial(_start_worker, self._board, self._stacks.fileno(), os.getpid()),
-            multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
-            generator=torch.Generator(),  # else every iteration draws from the global one
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # more workers than cores is the user's decision
+            self._loader: DataLoader[Fetched] = DataLoader(
+                fetch,
+                sampler=requests,
+                batch_size=None,
+                collate_fn=_unchanged,
+                num_workers=workers,
+                pin_memory=pin_memory,
+                persistent_workers=self._persistent,
+                timeout=0 if not workers else _POLL_S if timeout_s is None else min(_POLL_S, timeout_s),
+                worker_init_fn=partial(_start_worker, self._board, self._stacks.fileno(), os.getpid()),
+                multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
+                generator=torch.Generator(),  # else every iteration draws from the global one
+            )
 
     def __iter__(self) -> Iterator[Fetched]:
         self._iterator = iterator = self._start()
@@ -120,8 +122,7 @@ class Pool:
             kept._timeout = self._timeout_s or 0  # torch asks workers that go on to say so, once
         try:
             with warnings.catch_warnings():
-                # More workers than cores is the user's decision; forking beside threads is safe for what workers do.
-                warnings.simplefilter("ignore")
+                warnings.simplefilter("ignore")  # forking beside threads is safe for what workers do
                 iterator: Iterator[Fetched] = iter(self._loader)
         except RuntimeError as error:
             raise self._failure(error) from None

@@ -96,6 +96,8 @@ def _check_start(path: Path) -> None:
         reason = f"torch's format from before 1.6, which is not read: {_SAVE_AGAIN}"
     elif start.startswith(b"\x80"):
         reason = "a plain pickle, which could run code when loaded: takes .safetensors or what torch.save writes"
+    elif start[8:9] == b"{":
+        reason = "looks like .safetensors: give it that name"
     elif not start.startswith(b"PK\x03\x04"):
         reason = "neither .safetensors nor what torch.save writes"
     else:
@@ -122,6 +124,8 @@ def _read_pickle(path: Path) -> bytes:
             raise CheckpointError(path, "a zip file, but not one that torch.save writes")
         if pickles[0].file_size > _MAX_PICKLE:
             raise CheckpointError(path, f"its pickle has {pickles[0].file_size:,} bytes, too many for weights")
+        if (broken := file.testzip()) is not None:
+            raise CheckpointError(path, f"damaged: its record {broken} is not the one that was written (checksum)")
         return file.read(pickles[0])
 
 

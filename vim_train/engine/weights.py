@@ -44,7 +44,7 @@ def read_weights(data: bytes) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load(data)
     except (SafetensorError, KeyError, ValueError) as error:
-        raise ValueError("not a safetensors file" + (": a Git LFS pointer" if _lfs(data) else "")) from error
+        raise ValueError(f"not a safetensors file{_instead(data)}") from error
 
 
 def read_meta(data: bytes) -> dict[str, Any]:
@@ -159,5 +159,12 @@ def _some(names: list[str]) -> str:
     return ", ".join(islice(names, _SHOWN)) + (f" and {more} more" if more > 0 else "")
 
 
-def _lfs(data: bytes) -> bool:
-    return data.startswith(b"version https://git-lfs")
+def _instead(data: bytes) -> str:
+    """What it is, as far as its first bytes tell."""
+    starts = {
+        b"version https://git-lfs": ": a Git LFS pointer",
+        b"PK\x03\x04": ": what torch.save writes? Then name it .pth",
+        b"<": ": a page of HTML",
+    }
+    found = (what for start, what in starts.items() if data.startswith(start))
+    return next(found, ", or not all of it" if data else ": empty")

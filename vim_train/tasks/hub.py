@@ -1,6 +1,7 @@
 """Weights from elsewhere: the Hugging Face hub, and what timm ships for its models."""
 
 import hashlib
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ def fetch(wanted: HubFile) -> tuple[Path, list[str]]:
     """
     if not sys.stderr.isatty():
         disable_progress_bars()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every try, we of the last
     where = f"hf:{wanted.repo}" + (f"@{wanted.revision}" if wanted.revision else "")
     try:
         file = wanted.file or _choose(where, huggingface_hub.list_repo_files(wanted.repo, revision=wanted.revision))

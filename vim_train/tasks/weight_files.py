@@ -62,6 +62,11 @@ def read_weight_file(checkpoint: str, wanted: Weights) -> WeightFile:
         raise CheckpointError(path, f"expected a run, a checkpoint directory, or a file named {known}")
     found = _read_torch(path, wanted) if path.suffix in TORCH_SUFFIXES and not path.is_dir() else _read(path, wanted)
     found = replace(found, notes=notes + found.notes)
+    for which, group in found.weights.items():
+        try:
+            check_finite(group, which)
+        except ValueError as error:
+            raise CheckpointError(Path(found.path), str(error)) from error
     return found if found.meta else _plain_names(found)
 
 
@@ -112,12 +117,7 @@ def _tensors(path: Path, key: str, group: object) -> dict[str, Tensor]:
     wrong = [str(name) for name, value in group.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
     if wrong or not group:
         raise CheckpointError(path, f"{key} holds other things than weights: {', '.join(wrong[:5]) or 'nothing'}")
-    weights = copy_tensors(path, group)
-    try:
-        check_finite(weights, key)
-    except ValueError as error:
-        raise CheckpointError(path, str(error)) from error
-    return weights
+    return copy_tensors(path, group)
 
 
 def _plain(args: object) -> dict[str, Scalar]:
