@@ -315,7 +315,7 @@ def test_an_image_that_cannot_be_decoded_is_one_line(run: Path, tree: Path, tmp_
     torn.write_bytes(torn.read_bytes()[:300])
     for crops in (1, 5):
         with pytest.raises(UserError, match=rf"^evaluation image {torn} \(class {IN_O[1]}\) cannot be decoded: "):
-            judge(run, ["o"], roots=RootsConfig(o=str(tmp_path / "o")), tta=TtaConfig(crops=crops))
+            judge(run, ["val", "o"], roots=RootsConfig(o=str(tmp_path / "o")), tta=TtaConfig(crops=crops))
 
 
 def test_folders_without_images_are_one_line(run: Path, tmp_path: Path) -> None:

@@ -46,9 +46,12 @@ def _check_suite(cfg: EvalCommand) -> None:
             near = suggest(name, SUITES)
             meant = f"; did you mean {any_of(near)}?" if near else ""
             raise UserError(f"suite=[{','.join(cfg.suite)}]: {name} is none of {', '.join(SUITES)}{meant}")
+    if "o" in cfg.suite and "val" not in cfg.suite:
+        raise UserError(f"suite=[{','.join(cfg.suite)}]: o is judged beside val; takes suite=[val,o]")
     if cfg.data.root is not None and not {"val", "real"} & set(cfg.suite):
-        roots = any_of([f"roots.{name}" for name in dict.fromkeys(cfg.suite)])
-        raise UserError(f"data.root={cfg.data.root}: goes with val or real in suite=[...]; is {roots} meant?")
+        roots = [f"roots.{name}" for name in dict.fromkeys(cfg.suite) if getattr(cfg.roots, name) is None]
+        meant = f"; is {any_of(roots)} meant?" if roots else ""
+        raise UserError(f"data.root={cfg.data.root}: goes with val or real in suite=[...]{meant}")
     for name, root in asdict(cfg.roots).items():
         if root is None:
             continue

@@ -135,7 +135,7 @@ class PredictCommand:
     out: str | None = None
     """Write the JSON lines to this file; null: to standard output."""
     sheet: str | None = None
-    """Draw images, labels and probabilities as pictures into this PNG, further pages into numbered ones beside it."""
+    """Draw images, labels and probabilities as pictures into this PNG; pages into NAME-1.png, NAME-2.png and so on."""
     explain: bool = False
     """Show in the sheet where the model looks; without `sheet`, in explain.png."""
     explain_method: ExplainMethod = ExplainMethod.similarity
