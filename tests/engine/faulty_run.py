@@ -66,7 +66,7 @@ class FaultyTask(ToyTask):
 
 def config(fault: str, keys: list[str]) -> TrainConfig:
     cfg = toy_config()
-    cfg.data.batch_size, cfg.data.lane = 48, 8  # divides by up to three ranks
+    cfg.data.lane = 8
     cfg.run.hang_timeout_s = 8.0 if fault in ("hang", "stop") else 100.0  # a busy machine hangs for seconds
     if "strict" in keys:
         cfg.determinism = Determinism.strict
@@ -82,6 +82,7 @@ def run(run_dir: Path, ranks: int, fault: str, where: int, step: int, keys: list
         return launch(ranks, Device.cpu, [sys.executable, *sys.argv])
     torch.set_num_threads(1)
     cfg = config(fault, keys)
+    cfg.data.batch_size += cfg.data.batch_size // 2 if ranks == 3 else 0  # which three can share
     with join_ranks(Device.cpu, cfg.run.hang_timeout_s) as joined:
         task = FaultyTask(cfg, joined, fault, where, step)
         schedule = Schedule(cfg.schedule, peak_lr(cfg.optim, cfg.data.batch_size), task.steps_per_epoch)
