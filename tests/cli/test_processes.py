@@ -39,8 +39,8 @@ def test_nothing_heavy_is_imported(argv: list[str], code: int, tmp_path: Path) -
         ("vim-train precision.amp=", "precision.amp=fp32 precision.amp=tf32 precision.amp=bf16 precision.amp=fp16"),
         ("vim-train seed=3 ops.tune_malloc=t", "ops.tune_malloc=true"),
         ("vim-train model.pool=n", "model.pool=null"),
-        ("vim-train recipe=", "recipe=quickstart recipe=vim_tiny"),
-        ("vim-train optim.grad_cl", "optim.grad_clip_norm="),
+        ("vim-train recipe=q", "recipe=quickstart recipe=quickstart_deit"),
+        ("vim-train optim.grad_cl", "optim.grad_clip_norm= optim.grad_clip_value="),
         ("vim-train sch", "schedule. schedule="),
     ],
 )

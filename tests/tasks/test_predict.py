@@ -203,7 +203,7 @@ def test_outputs_that_are_not_finite_are_no_answer(make_run: MakeRun, photos: Pa
     from safetensors.torch import load_file, save_file
 
     weights = load_file(file)
-    weights["head.bias"][:] = float("nan")
+    weights["head.weight"][:] = 3e38
     save_file(weights, run / "broken.safetensors")
     assert main([f"checkpoint={run / 'broken.safetensors'}", image, "out=o.jsonl"]) == 2
     assert [record["error"] for record in lines("o.jsonl")] == ["the model's output is not finite"]
