@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from hydra.core.hydra_config import HydraConfig
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: as the commands have it
 
@@ -13,7 +14,7 @@ HERE = Path(__file__).parent
 
 @pytest.fixture(autouse=True)
 def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No test writes to the user's home or talks to W&B; compute stays on one thread."""
+    """No test writes to the user's home, talks to W&B or sees another one's command line."""
     for name in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
         monkeypatch.setenv(name, str(tmp_path / "wandb-home"))
     monkeypatch.setenv("VIM_TRAIN_CACHE", str(tmp_path / "vim-train-cache"))
@@ -21,6 +22,7 @@ def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.delenv("VIM_TRAIN_SCAN", raising=False)
+    HydraConfig.instance().cfg = None  # of a command line that an earlier test gave in this process
 
 
 @pytest.fixture(scope="session", autouse=True)
