@@ -11,8 +11,7 @@ from vim_train.config.schema import Amp
 from vim_train.engine.evaluation import evaluate
 from vim_train.engine.precision import set_precision
 from vim_train.engine.ranks import Ranks
-from vim_train.tasks.build import build_model
-from vim_train.tasks.classification import Validation
+from vim_train.tasks.classification import Classification
 from vim_train.tasks.weights import start_from
 
 MODEL = ["model.depth=1", "model.embed_dim=48", "data.workers=0"]
@@ -39,12 +38,11 @@ def test_a_run_starts_from_another_one_better_than_chance(
 ) -> None:
     """Ten classes, 1,000 images: chance is 10 %, give or take 1."""
     cfg, _ = compose_config([*MODEL, f"model.checkpoint={trained}", *other])
-    model = build_model(cfg, 10)
-    notes = start_from(model, cfg.model)
+    device = torch.device("cpu")
+    task = Classification(cfg, Ranks(device))
+    notes = start_from(task.model, cfg.model)
     carried = [f"position embedding carried from 17 to {rows} rows (aligned)"] if rows != 17 else []
     assert notes[1:] == carried
-    device = torch.device("cpu")
-    validation = Validation(cfg, Ranks(device))
-    metrics = evaluate(validation, model.eval(), set_precision(Amp.fp32, device), Ranks(device))
+    metrics = evaluate(task, task.model, set_precision(Amp.fp32, device), Ranks(device))
     assert metrics is not None
     assert metrics["top1"] >= least

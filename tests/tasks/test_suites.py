@@ -25,7 +25,7 @@ from vim_train.config.schema import DataConfig, Device
 from vim_train.data.sets import find_sets, open_set
 from vim_train.data.sources.classes import imagenet_wnids
 from vim_train.data.views import stored_crop
-from vim_train.tasks import passes
+from vim_train.tasks import eval_passes
 from vim_train.tasks.evaluate import evaluate
 from vim_train.tasks.predictions import Predictions
 from vim_train.tasks.pretrained import Pretrained, open_pretrained
@@ -206,8 +206,8 @@ def test_predictions_are_kept_until_something_they_depend_on_changes(
     whole: Path, run: Path, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, made = shutil.copytree(whole, tmp_path / "out"), []
-    compute = passes._logits
-    monkeypatch.setattr(passes, "_logits", lambda setting, *rest: made.append(1) or compute(setting, *rest))
+    compute = eval_passes._logits
+    monkeypatch.setattr(eval_passes, "_logits", lambda setting, *rest: made.append(1) or compute(setting, *rest))
 
     def passes_of(checkpoint: Path = run, **keys: Any) -> int:
         made.clear()
@@ -345,7 +345,7 @@ def test_shares_are_put_in_order_and_must_be_whole() -> None:
     def share(*positions: int) -> tuple[np.ndarray, np.ndarray]:
         return np.array(positions), np.array([[position] * 2 for position in positions], np.float32)
 
-    assert passes._in_order([[share(0, 1), share(4)], [share(2, 3)]], 5)[:, 0].tolist() == [0, 1, 2, 3, 4]
+    assert eval_passes._in_order([[share(0, 1), share(4)], [share(2, 3)]], 5)[:, 0].tolist() == [0, 1, 2, 3, 4]
     for shares in ([[share(0, 1)]], [[share(0, 1)], [share(1)]], [[share(0, 1)], [share(1, 2)]]):
         with pytest.raises(RuntimeError, match="predictions for 3 images, or an image twice"):
-            passes._in_order(shares, 3)
+            eval_passes._in_order(shares, 3)

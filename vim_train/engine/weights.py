@@ -1,5 +1,6 @@
 """Weights as safetensors, training state as plain containers, and whether weights fit a model."""
 
+import hashlib
 import io
 import json
 import zipfile
@@ -77,6 +78,16 @@ def read_state(data: bytes) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise ValueError("not a training state")
     return state
+
+
+def digest_of(weights: Mapping[str, Tensor]) -> str:
+    """Hash of names, types, shapes and values, whatever the order and the device."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return digest.hexdigest()
 
 
 def check_finite(weights: Mapping[str, Tensor], what: str) -> None:

@@ -25,37 +25,7 @@ from vim_train.tasks.prepare import prepare
 OpenSplit = Callable[[DataConfig, Split], Source]
 
 
-class Validation:
-    """The evaluating half: validation images, counts and metrics.
-
-    Raises:
-        UserError: data that the configuration does not fit.
-    """
-
-    def __init__(self, cfg: TrainConfig, ranks: Ranks, open_split: OpenSplit = open_images) -> None:
-        self.val_source: Source = open_split(cfg.data, "val")
-        self.classes = self.val_source.classes
-        self._eval_stream = EvalStream(self.val_source, cfg, ranks.device, rank=ranks.rank, world=ranks.world)
-
-    def eval_batches(self) -> EvalStream:
-        return self._eval_stream
-
-    def eval_counts(self, model: nn.Module, batch: Batch) -> Tensor:
-        """[images, right, right among five, summed cross-entropy], float64: exact beyond 2^50 images."""
-        return classification_counts(model(batch.images).float(), batch.labels)
-
-    def eval_metrics(self, counts: Tensor) -> dict[str, float]:
-        """Mean cross-entropy, top-1 and top-5 in per cent."""
-        images, top1, top5, loss = counts.tolist()
-        if images != len(self.val_source):
-            raise RuntimeError(f"evaluated {images:.0f} images of {len(self.val_source)}")
-        return {"loss": loss / images, "top1": 100 * top1 / images, "top5": 100 * top5 / images}
-
-    def close(self) -> None:
-        self._eval_stream.close()
-
-
-class Classification(Validation):
+class Classification:
     """Implements ``engine.task.Task`` for class folders and the embedded images.
 
     Raises:
@@ -77,7 +47,9 @@ class Classification(Validation):
             self.train_source, cfg, classes, self.device, rank=ranks.rank, world=ranks.world
         )
         self.steps_per_epoch = self.train_stream.steps_per_epoch
-        super().__init__(cfg, ranks, open_split)
+        self.val_source: Source = open_split(cfg.data, "val")
+        self.classes = self.val_source.classes
+        self._eval_stream = EvalStream(self.val_source, cfg, ranks.device, rank=ranks.rank, world=ranks.world)
         self.model: nn.Module = prepare(build_model(cfg, len(self.classes)), cfg.model, self.device)
         check_sizes(cfg, self.model, f"model.name={cfg.model.name}")
         self.teacher = open_teacher(cfg, self.classes, self.device)
@@ -99,6 +71,20 @@ class Classification(Validation):
         logits = model(batch.images, **keywords).float()
         loss: Tensor = self.criterion(logits, batch.targets)
         return loss if self.teacher is None else self.teacher.loss(loss, logits, batch.images)
+
+    def eval_batches(self) -> EvalStream:
+        return self._eval_stream
+
+    def eval_counts(self, model: nn.Module, batch: Batch) -> Tensor:
+        """[images, right, right among five, summed cross-entropy], float64: exact beyond 2^50 images."""
+        return classification_counts(model(batch.images).float(), batch.labels)
+
+    def eval_metrics(self, counts: Tensor) -> dict[str, float]:
+        """Mean cross-entropy, top-1 and top-5 in per cent."""
+        images, top1, top5, loss = counts.tolist()
+        if images != len(self.val_source):
+            raise RuntimeError(f"evaluated {images:.0f} images of {len(self.val_source)}")
+        return {"loss": loss / images, "top1": 100 * top1 / images, "top5": 100 * top5 / images}
 
     def step_images(self, step: int) -> dict[str, object]:
         return self.train_stream.step_images(step)
@@ -123,7 +109,7 @@ class Classification(Validation):
         return self.train_stream.wait_s
 
     def close(self) -> None:
-        super().close()
+        self._eval_stream.close()
         self.train_stream.close()
 
 

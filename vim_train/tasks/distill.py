@@ -1,7 +1,6 @@
 """Distillation: a frozen teacher's logits beside the labels (Hinton et al. 2015; DeiT, arXiv:2012.12877, section 4)."""
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import timm
@@ -14,6 +13,7 @@ from vim_train.config.errors import UserError
 from vim_train.config.schema import DataConfig, Distill, ModelConfig, TrainConfig
 from vim_train.data.sources.classes import difference, imagenet_wnids, is_imagenet_1k
 from vim_train.engine.checkpoint import CheckpointError
+from vim_train.engine.weights import digest_of
 from vim_train.tasks.build import build_model, check_sizes
 from vim_train.tasks.pretrained import open_pretrained
 from vim_train.tasks.weights import load_into
@@ -90,7 +90,7 @@ def _of_run(cfg: TrainConfig, name: str, classes: Sequence[str]) -> _Opened:
     found = replace(found, cfg=replace(found.cfg, data=data))
     which = Weights.ema.value if Weights.ema.value in found.weights else Weights.model.value
     model = found.build(which, len(classes), cfg.data.img_size, torch.device("cpu"))
-    return model, _digest(found.weights[which]), _normalised(data)
+    return model, digest_of(found.weights[which]), _normalised(data)
 
 
 def _of_timm(cfg: TrainConfig, name: str, classes: Sequence[str]) -> _Opened:
@@ -111,8 +111,8 @@ def _of_timm(cfg: TrainConfig, name: str, classes: Sequence[str]) -> _Opened:
         raise UserError(f"task.teacher_checkpoint={file}: is a run's; give it as task.teacher, which says the rest too")
     known = timm.models.get_pretrained_cfg(name)
     if known is None or len(known.mean) != cfg.model.in_chans:
-        return model, _digest(model.state_dict()), _normalised(cfg.data)
-    return model, _digest(model.state_dict()), [list(known.mean), list(known.std)]
+        return model, digest_of(model.state_dict()), _normalised(cfg.data)
+    return model, digest_of(model.state_dict()), [list(known.mean), list(known.std)]
 
 
 def _check_timms_weights(cfg: TrainConfig, name: str, classes: Sequence[str]) -> None:
@@ -125,11 +125,3 @@ def _check_timms_weights(cfg: TrainConfig, name: str, classes: Sequence[str]) ->
         raise UserError(f"task.teacher={name}: its classes are not those of the data: it {how}")
     if cfg.model.in_chans != 3:
         raise UserError(f"task.teacher={name}: timm's weights take RGB images, not model.in_chans={cfg.model.in_chans}")
-
-
-def _digest(weights: Mapping[str, Tensor]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(weights.items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -16,8 +16,8 @@ from vim_train.engine.launch import check_launched, launch, launched
 from vim_train.engine.precision import set_precision
 from vim_train.engine.ranks import Ranks, join_ranks
 from vim_train.engine.setup import choose_device, configure_torch
+from vim_train.tasks.eval_passes import Setting, eval_passes
 from vim_train.tasks.eval_report import report
-from vim_train.tasks.passes import Setting, passes
 from vim_train.tasks.predictions import Predictions
 from vim_train.tasks.pretrained import open_pretrained
 from vim_train.tasks.suites import plan
@@ -57,7 +57,7 @@ def _evaluate(command: EvalCommand, ranks: Ranks) -> None:
     rates: dict[tuple[str, str], float | None] = {}
 
     def predicted(which: str) -> Iterator[Predictions]:
-        for passed in passes(setting, todo, which):
+        for passed in eval_passes(setting, todo, which):
             suite = passed.predictions.suite.partition("/")[0]
             notes.setdefault(suite, passed.notes)
             rates[suite, which] = passed.images_per_s

@@ -25,7 +25,7 @@ from vim_train.tasks.facts import provenance
 from vim_train.tasks.trial import Trial, duration_of, trial_trainer, try_out
 
 
-def open_planned(data: DataConfig, split: Split) -> Source:
+def open_or_stand_in(data: DataConfig, split: Split) -> Source:
     """The images that a plan is made for: where data.root is not set, synthetic ones in ImageNet-1k's number.
 
     Raises:

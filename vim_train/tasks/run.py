@@ -39,7 +39,7 @@ from vim_train.report.summary import versions
 from vim_train.tasks.build import architecture
 from vim_train.tasks.classification import Classification
 from vim_train.tasks.facts import device_name, provenance
-from vim_train.tasks.plan import dry_run, open_planned
+from vim_train.tasks.plan import dry_run, open_or_stand_in
 from vim_train.tasks.replay import replay
 from vim_train.tasks.weights import start_from
 
@@ -98,7 +98,7 @@ class Opened(NamedTuple):
 def _build(cfg: TrainConfig, ranks: Ranks) -> tuple[Classification, Schedule]:
     check_launched(cfg.gpus)
     configure_torch(cfg.ops, cfg.determinism, ranks.device)
-    task = Classification(cfg, ranks, open_planned if cfg.dry_run else open_images)
+    task = Classification(cfg, ranks, open_or_stand_in if cfg.dry_run else open_images)
     return task, Schedule(cfg.schedule, peak_lr(cfg.optim, cfg.data.batch_size), task.steps_per_epoch)
 
 

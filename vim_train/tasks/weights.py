@@ -10,6 +10,7 @@ from vim_train.config.commands import Weights
 from vim_train.config.errors import UserError
 from vim_train.config.schema import ModelConfig
 from vim_train.engine.checkpoint import check_compatible, load_weights
+from vim_train.engine.optim import head_parameters
 from vim_train.models.checkpoints import checkpoint_filter_fn
 from vim_train.models.published import Told, is_vim, refuse_rope, tell
 from vim_train.models.vim import Vim
@@ -140,12 +141,11 @@ def _new_head(model: nn.Module, weights: Mapping[str, Tensor], own: Mapping[str,
     Raises:
         UserError: `model.reset_head` of a model that does not name its classifier.
     """
-    classifier = model.get_classifier() if hasattr(model, "get_classifier") else None  # type: ignore[operator]
-    heads = classifier if isinstance(classifier, tuple) else (classifier,)
-    inside = tuple(f"{name}." for name, module in model.named_modules() if any(module is head for head in heads))
+    heads = {id(parameter) for parameter in head_parameters(model)}
+    inside = [name for name, parameter in model.named_parameters() if id(parameter) in heads]
     if reset and not inside:
         raise UserError("model.reset_head=true: takes false with this model, which names no classifier")
-    differing = [name for name in own if name not in weights or weights[name].shape != own[name].shape]
     if reset:
-        return [name for name in own if name.startswith(inside)]
-    return differing if inside and all(name.startswith(inside) for name in differing) else []
+        return inside
+    differing = [name for name in own if name not in weights or weights[name].shape != own[name].shape]
+    return differing if set(differing) <= set(inside) else []

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from vim_train.data.stream import EvalStream
 from vim_train.engine.compiling import compile_forward
 from vim_train.engine.precision import Precision
 from vim_train.engine.ranks import Ranks
+from vim_train.engine.weights import digest_of
 from vim_train.tasks.predictions import Predictions, made_of
 from vim_train.tasks.pretrained import Pretrained
 from vim_train.tasks.suites import Opened, Plan, Planned, as_real, open_planned
@@ -56,7 +57,7 @@ class Passed:
     notes: list[str]
 
 
-def passes(setting: Setting, plan: Plan, which: str) -> Iterator[Passed]:
+def eval_passes(setting: Setting, plan: Plan, which: str) -> Iterator[Passed]:
     """Predictions of the weights `which` for each suite of `plan`, in turn. All ranks take part, the first gets them.
 
     Raises:
@@ -64,7 +65,7 @@ def passes(setting: Setting, plan: Plan, which: str) -> Iterator[Passed]:
     """
     ranks, digest = setting.ranks, ""
     if setting.out is not None and ranks.first:
-        digest = _weights_digest(setting.found.weights[which])
+        digest = digest_of(setting.found.weights[which])
 
     @cache
     def model(classes: int) -> nn.Module:
@@ -157,15 +158,6 @@ def _in_order(shares: list[list[Share]], images: int) -> NDArray[np.float32]:
     for each, rows in batches:
         logits[each] = rows
     return logits
-
-
-def _weights_digest(weights: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        tensor = weights[name].contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
-    return digest.hexdigest()
 
 
 def _made_of(setting: Setting, opened: Opened, classes: list[str], weights: str) -> str:
