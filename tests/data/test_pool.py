@@ -123,7 +123,7 @@ def test_a_worker_that_dies_while_it_hands_over_is_named(monkeypatch: pytest.Mon
     batches = iter(pool)
     assert next(batches).tolist() == [1] * 4
     monkeypatch.setattr(resource_sharer._resource_sharer, "get_connection", broken)  # type: ignore[attr-defined]
-    with pytest.raises(WorkerError, match=r"^a data worker died \(out of memory\?\) at no image; "):
+    with pytest.raises(WorkerError, match=r"^a data worker died \(out of memory\?\) between two images; "):
         next(batches)
     assert not multiprocessing.active_children()
 

@@ -79,7 +79,7 @@ def config(fault: str, keys: list[str]) -> TrainConfig:
 
 def run(run_dir: Path, ranks: int, fault: str, where: int, step: int, keys: list[str]) -> int:
     if ranks > 1 and not launched():
-        return launch(ranks, Device.cpu, [sys.executable, *sys.argv])
+        return launch(ranks, Device.cpu, [sys.executable, *sys.argv], "vim-train")
     torch.set_num_threads(1)
     cfg = config(fault, keys)
     cfg.data.batch_size += cfg.data.batch_size // 2 if ranks == 3 else 0  # which three can share

@@ -283,6 +283,11 @@ def test_another_model_is_named_by_its_first_differences() -> None:
     )
 
 
+def test_integers_are_no_weights() -> None:
+    with pytest.raises(UserError, match=r"1 of another type \(norm int64 against the model's float32\)"):
+        check_compatible({"norm": torch.ones(4, dtype=torch.int64)}, {"norm": torch.ones(4)})
+
+
 def test_one_layer_of_another_width_is_no_class_count() -> None:
     with pytest.raises(UserError, match="another model: 1 of another shape"):
         check_compatible({"pos_embed": torch.zeros(1, 5, 4)}, {"pos_embed": torch.zeros(1, 9, 4)})

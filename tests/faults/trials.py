@@ -137,7 +137,7 @@ class Tally:
     aimed: int = 0
     in_a_save: int = 0
     resumed: int = 0
-    survivors: int = 0
+    left_alone: int = 0
     """Ranks that were left alone by the kill of another, and ended by themselves."""
 
 
@@ -240,7 +240,7 @@ def killed_trial(
         tally.kills += 1
         tally.aimed += aimed
         tally.in_a_save += not leftovers(run) <= stale
-        tally.survivors += sum(code != -signal.SIGKILL for code in codes)
+        tally.left_alone += sum(code != -signal.SIGKILL for code in codes)
     text = output.read_text()
     assert "Traceback" not in text, text
     assert not leftovers(run)

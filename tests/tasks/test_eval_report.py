@@ -86,6 +86,13 @@ def test_tables_and_files_of_an_evaluation(tmp_path: Path, capsys: pytest.Captur
             image.load()
     assert not list(out.glob(".*"))
 
+    (out / "per_class_mine.csv").write_text("kept")
+    report({"ema": [some("sketch")]}, "runs/x", out)
+    assert json.loads((out / "results.json").read_text())["suites"].keys() == {"sketch"}
+    of_sketch = {f"{kind}_sketch_ema.png" for kind in ("reliability", "per_class", "confusion")}
+    left = {"results.json", "per_class_sketch_ema.csv", "per_class_mine.csv"}
+    assert {path.name for path in out.iterdir()} == of_sketch | left
+
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")

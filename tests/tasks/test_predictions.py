@@ -73,7 +73,10 @@ def test_whatever_is_damaged_is_one_line(tmp_path: Path) -> None:
             assert str(bad) in str(error)  # noqa: PT017
         else:  # a bit that means nothing, such as a time in a header of the archive
             assert found.logits.tobytes() == Predictions.load(file).logits.tobytes()
-    assert made_of(bad) is None or made_of(bad) == ""
+            assert made_of(bad) == ""
+    bad.write_bytes(whole[1:])
+    with pytest.raises(ValueError, match=r"bad\.npz: damaged, or no file of predictions"):
+        made_of(bad)
     assert made_of(tmp_path / "none.npz") is None
 
 

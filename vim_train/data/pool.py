@@ -173,7 +173,7 @@ class Pool:
 
     def _died(self, rows: list[int]) -> str:
         return (
-            f"a data worker died (out of memory?) at {self._reading(rows)}; fewer data.workers need less memory, "
+            f"a data worker died (out of memory?) {self._reading(rows)}; fewer data.workers need less memory, "
             "data.workers=0 shows what it dies of"
         )
 
@@ -189,7 +189,7 @@ class Pool:
 
     def _hung(self, stacks: str) -> HungError:
         limit = f"{self._timeout_s:g} s (run.hang_timeout_s)"
-        return HungError(f"the data workers gave nothing for {limit}; they are at {self._reading()}", stacks)
+        return HungError(f"the data workers gave nothing for {limit}; they are {self._reading()}", stacks)
 
     def _worker_stacks(self) -> str:
         """What the workers are at, asked one by one; one that is stopped says nothing."""
@@ -201,15 +201,15 @@ class Pool:
             os.kill(pid, signal.SIGUSR2)
             time.sleep(_STACK_S)
             told = os.pread(self._stacks.fileno(), 1 << 16, start).decode(errors="replace")
-            name = self._source.name(index) if index >= 0 else "no image"
-            text += f"data worker {pid}, at {name}\n{told or 'says nothing: stopped?'}\n"
+            where = f"at {self._source.name(index)}" if index >= 0 else "between two images"
+            text += f"data worker {pid}, {where}\n{told or 'says nothing: stopped?'}\n"
         return text
 
     def _reading(self, rows: list[int] | None = None) -> str:
         board = self._board.tolist()
         chosen = [board[row] for row in rows] if rows else board
         names = [self._source.name(index) for _, index in chosen if index >= 0]
-        return ", ".join(dict.fromkeys(names)) or "no image"
+        return "at " + ", ".join(dict.fromkeys(names)) if names else "between two images"
 
     def _kill_workers(self) -> None:
         """Workers ignore SIGTERM, and those that hang whatever else."""

@@ -39,10 +39,13 @@ def check_launched(gpus: int | None) -> None:
         raise UserError(f"gpus={gpus}: a launcher has started {here} processes here; leave gpus out")
 
 
-def launch(count: int, device: Device, command: Sequence[str]) -> int:
+def launch(count: int, device: Device, command: Sequence[str], program: str) -> int:
     """Run `command` in `count` processes; returns the exit code of the first that ended badly by itself, or 0.
 
     A process that a signal killed counts as 128 + its number, as in a shell.
+
+    Args:
+        program: whose lines those of the launcher are.
 
     Raises:
         UserError: fewer GPUs here.
@@ -53,7 +56,7 @@ def launch(count: int, device: Device, command: Sequence[str]) -> int:
     store = dist.TCPStore(_HOST, 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
     processes = [_start(rank, count, store.port, command) for rank in range(count)]
     with _passing_signals_on(processes) as passed_on:
-        return _watch(processes, passed_on)
+        return _watch(processes, passed_on, program)
 
 
 def _start(rank: int, count: int, port: int, command: Sequence[str]) -> "subprocess.Popen[bytes]":
@@ -102,11 +105,15 @@ def _passing_signals_on(processes: "list[subprocess.Popen[bytes]]") -> Iterator[
             signal.signal(number, handler)
 
 
-def _watch(processes: "list[subprocess.Popen[bytes]]", passed_on: Sequence[int]) -> int:
+def _watch(processes: "list[subprocess.Popen[bytes]]", passed_on: Sequence[int], program: str) -> int:
     """Wait for all; when one ends badly, say so and end the others.
 
     LOST is the end of a rank that another one has left alone, and may be seen before that one's own.
     """
+
+    def tell(line: str) -> None:
+        print(f"{program}: {line}", file=sys.stderr, flush=True)
+
     code, deadline, lost = 0, float("inf"), False
     running = dict(enumerate(processes))
     while running:
@@ -123,21 +130,17 @@ def _watch(processes: "list[subprocess.Popen[bytes]]", passed_on: Sequence[int])
                 continue
             code = 128 - ended if ended < 0 else ended
             if ended < 0 and len(passed_on) > 1 and -ended == passed_on[-1]:
-                _tell(f"left at once, as {signal.Signals(-ended).name} asked again: the newest checkpoint is the last")
+                tell(f"left at once, as {signal.Signals(-ended).name} asked again: the newest checkpoint is the last")
                 _send(list(running.values()), signal.SIGKILL)
             elif ended < 0:
-                _tell(f"rank {rank} was killed by {signal.Signals(-ended).name}; the others end")
+                tell(f"rank {rank} was killed by {signal.Signals(-ended).name}; the others end")
                 _send(list(running.values()), signal.SIGTERM)
             elif ended == FAILED:
-                _tell(f"rank {rank} ended with exit code {ended}; the others end")
+                tell(f"rank {rank} ended with exit code {ended}; the others end")
         if time.monotonic() > deadline:
             _send(list(running.values()), signal.SIGKILL)
         time.sleep(_POLL_S)
     return code or (LOST if lost else 0)
-
-
-def _tell(line: str) -> None:
-    print(f"vim-train: {line}", file=sys.stderr, flush=True)
 
 
 def _send(processes: "list[subprocess.Popen[bytes]]", number: int) -> None:

@@ -136,18 +136,24 @@ def check_compatible(
         for name, tensor in weights.items()
         if name in model_state and tensor.shape != model_state[name].shape
     }
+    kinds = [
+        f"{name} {_kind(tensor)} against the model's {_kind(model_state[name])}"
+        for name, tensor in weights.items()
+        if name in model_state and tensor.is_floating_point() != model_state[name].is_floating_point()
+    ]
     missing = [name for name in model_state if name not in weights]
     unexpected = [name for name in weights if name not in model_state]
-    if not (reshaped or missing or unexpected):
+    if not (reshaped or kinds or missing or unexpected):
         return
     classes = _class_counts(reshaped)
-    if classes is not None and not (missing or unexpected):
+    if classes is not None and not (kinds or missing or unexpected):
         raise UserError(
             f"{source} is of {classes[0]} classes, the model has {classes[1]}"
             f" ({_some([f'{name} {a} against {b}' for name, (a, b) in reshaped.items()])})"
         )
     parts = {
         "of another shape": [f"{name} {a} against the model's {b}" for name, (a, b) in reshaped.items()],
+        "of another type": kinds,
         "missing": missing,
         "unknown to the model": unexpected,
     }
@@ -155,6 +161,10 @@ def check_compatible(
     hidden = any(len(names) > _SHOWN for names in parts.values())
     table = [f"{what}: {name}" for what, names in parts.items() for name in names] if hidden else []
     raise UserError(f"{source} is of another model: {text}", table=table)
+
+
+def _kind(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _class_counts(reshaped: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]) -> tuple[int, int] | None:

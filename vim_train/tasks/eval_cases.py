@@ -55,29 +55,33 @@ def calibrate(confidence: Floats, right: Bools) -> tuple[Record, Bins, list[str]
 
 
 def cool(cases: Cases, right: Bools, val: Cases | None, of_val: bool) -> tuple[Record | None, Bins | None]:
-    """Fit a temperature on a half of `val`, or of the set itself, and judge it on images outside that half.
+    """Fit a temperature on a half of `val`, or of the set itself, and judge all images with one they had no part in.
 
-    `right` is of (N,) `cases`, which are images of val if `of_val`. None where no temperature can be fitted.
+    Images that belong to the half are judged with the temperature of the other half, so that the errors before and
+    after are of the same images.
+
+    Args:
+        right: (N,) of `cases`.
+        of_val: whether `cases` are images of val.
+    Returns: None where no temperature can be fitted.
     """
     source = cases if val is None else val
-    fits = calibration.half(source.names) & (source.labels >= 0)
-    temperature = calibration.fit_temperature(source.logits[fits], source.labels[fits])
-    judged = ~calibration.half(cases.names) if of_val or val is None else np.ones(len(right), bool)
-    if math.isnan(temperature) or not judged.any():
+    first = calibration.half(source.names)
+    fits = [part & (source.labels >= 0) for part in (first, ~first)]
+    temperatures = [calibration.fit_temperature(source.logits[part], source.labels[part]) for part in fits]
+    inside = calibration.half(cases.names) & (of_val or val is None)
+    used = np.where(inside, temperatures[1], temperatures[0])
+    if math.isnan(temperatures[0]) or np.isnan(used).any() or not len(used):
         return None, None
-    logits, labels, right = cases.logits[judged], cases.labels[judged], right[judged]
-    before = accuracy.softmax_scores(logits, labels)
-    after = accuracy.softmax_scores(logits, labels, temperature)
-    cooled = calibration.equal_width_bins(after.confidence, right)
+    scores = accuracy.softmax_scores(cases.logits, cases.labels, used)
+    cooled = calibration.equal_width_bins(scores.confidence, right)
     record: Record = {
-        "temperature": temperature,
+        "temperature": temperatures[0],
         "fitted_on": "a half of the set" if val is None else "a half of val",
-        "fitted_images": int(fits.sum()),
-        "images": int(judged.sum()),
-        "ece_before": 100 * calibration.equal_width_bins(before.confidence, right).expected_error,
+        "fitted_images": int(fits[0].sum()),
+        "of_the_other_half": temperatures[1],
         "ece": 100 * cooled.expected_error,
-        "nll_before": mean(before.nll),
-        "nll": mean(after.nll),
+        "nll": mean(scores.nll),
     }
     return record, cooled
 

@@ -172,7 +172,13 @@ def _made_of(setting: Setting, opened: Opened, classes: list[str], weights: str)
 
 
 def _is_kept(setting: Setting, file: Path | None, made: str) -> bool:
-    return file is not None and not setting.refresh and made_of(file) == made
+    if file is None or setting.refresh:
+        return False
+    try:
+        return made_of(file) == made
+    except (OSError, ValueError) as error:
+        print(f"{error}; computed again", flush=True)
+        return False
 
 
 def _keep(predictions: Predictions | None, file: Path | None, made: str) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +35,8 @@ def report(
     Args:
         checkpoint: what the titles call it.
         out: folder for results.json and, by suite and weights, per_class_*.csv, per_class_*.png, confusion_*.png (of at
-            most 60 classes), reliability_*.png and corruptions_*.png; None: nothing is written.
+            most 60 classes), reliability_*.png and corruptions_*.png, in place of those of the evaluation that wrote
+            there before; None: nothing is written.
         facts: more for the head of results.json (step, image size, images/s, …).
         notes: by suite, what else a reader should know: resolution, images left out, …
         rates: images/s by suite and weights; None: predictions kept of an earlier evaluation. As `facts` and `notes`,
@@ -55,9 +57,11 @@ def report(
     if out is not None:
         try:
             out.mkdir(parents=True, exist_ok=True)
+            files = [name for row in judged for name in _write(row, checkpoint, out)]
+            for name in _files_of(out / "results.json") - set(files):
+                (out / name).unlink(missing_ok=True)
+            found["files"] = files
             write_whole(out / "results.json", to_json(found, indent=2) + "\n")
-            for row in judged:
-                _write(row, checkpoint, out)
         except OSError as error:
             raise UserError(f"out={out}: {error.strerror or error}") from error
         console.print(f"\n{out}: results.json, and a CSV and pictures of each suite", soft_wrap=True)
@@ -72,7 +76,7 @@ def _told(row: Judged, notes: Mapping[str, Sequence[str]], rates: Mapping[tuple[
 
     more = dict.fromkeys(note for suite, found in notes.items() if is_part(suite) for note in found)
     speeds = [rate for (suite, weights), rate in rates.items() if weights == row.weights and is_part(suite) and rate]
-    record = row.record | ({"images_per_s": sum(speeds) / len(speeds)} if speeds else {})
+    record = row.record | ({"images_per_s": sum(speeds) / len(speeds)} if speeds and row.record["images"] else {})
     return replace(row, record=record, notes=[*more, *row.notes])
 
 
@@ -82,7 +86,23 @@ def _most_telling(judged: Iterable[Judged]) -> Judged | None:
     return max(rows, key=lambda row: (row.suite == "val", row.weights == "ema"), default=None)
 
 
-def _write(row: Judged, checkpoint: str, out: Path) -> None:
+def _files_of(results: Path) -> set[str]:
+    """Names of the files beside an earlier results.json that it counts as its own."""
+    try:
+        files = json.loads(results.read_text())["files"]
+        return {name for name in files if Path(name).name == name}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+
+
+def _write(row: Judged, checkpoint: str, out: Path) -> list[str]:
+    """Returns the names of the files."""
+    written: list[str] = []
+
+    def file(kind: str, suffix: str = ".png") -> Path:
+        written.append(f"{kind}_{name}{suffix}")
+        return out / written[-1]
+
     name = f"{row.suite.replace('/', '_')}_{row.weights}"
     titles = checkpoint, f"{row.suite}, {row.record['images']:,} images, weights {row.weights}"
     if row.bins is not None and row.bins.images.any():
@@ -91,17 +111,18 @@ def _write(row: Judged, checkpoint: str, out: Path) -> None:
         if row.cooled is not None and isinstance(temperature, Mapping):
             cooled = (float(temperature["temperature"]), row.cooled.confidence, row.cooled.accuracy)
         bins = row.bins
-        draw_reliability(out / f"reliability_{name}.png", *titles, bins.images, bins.confidence, bins.accuracy, cooled)
+        draw_reliability(file("reliability"), *titles, bins.images, bins.confidence, bins.accuracy, cooled)
     if row.per_class is not None:
         names = [short_name(each) for each in row.classes]
-        write_whole(out / f"per_class_{name}.csv", per_class_csv(row))
-        draw_per_class(out / f"per_class_{name}.png", *titles, names, row.per_class.images, row.per_class.top1)
+        write_whole(file("per_class", ".csv"), per_class_csv(row))
+        draw_per_class(file("per_class"), *titles, names, row.per_class.images, row.per_class.top1)
         if row.matrix is not None:
-            draw_confusion(out / f"confusion_{name}.png", *titles, names, row.matrix)
+            draw_confusion(file("confusion"), *titles, names, row.matrix)
     parts = row.record.get("parts")
     if isinstance(parts, Mapping):
         errors = {(part.split("/")[0], int(part.split("/")[1])): 100 - each["top1"] for part, each in parts.items()}
-        draw_corruptions(out / f"corruptions_{name}.png", *titles, errors)
+        draw_corruptions(file("corruptions"), *titles, errors)
+    return [name for name in written if (out / name).exists()]  # a picture of nothing is not drawn
 
 
 def per_class_csv(row: Judged) -> str:

@@ -37,7 +37,7 @@ class Judged:
     bins: Bins | None = None
     """Of equal width, over all images."""
     cooled: Bins | None = None
-    """The same after the temperature, over the images it was not fitted on."""
+    """The same after the temperature, each image's of the half that it is not in."""
     classes: list[str] = field(default_factory=list)
     """Names by label, of those that the suite is judged among."""
     per_class: PerClass | None = None

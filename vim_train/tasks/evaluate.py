@@ -34,7 +34,8 @@ def evaluate(command: EvalCommand, plain: Plain) -> int:
     """
     if command.gpus is not None and not launched():
         choose_device(command.device)
-        return launch(command.gpus, command.device, [sys.executable, "-m", "vim_train.cli.eval", *_arguments()])
+        argv = [sys.executable, "-m", "vim_train.cli.eval", *_arguments()]
+        return launch(command.gpus, command.device, argv, "vim-eval")
     with join_ranks(command.device) as ranks:
         _evaluate(command, ranks)
     return 0

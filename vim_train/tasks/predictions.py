@@ -63,10 +63,14 @@ class Predictions:
 
 
 def made_of(path: Path) -> str | None:
-    """What `save` was told made the predictions; None: there is no such file, or it is damaged."""
+    """What `save` was told made the predictions; None: there is no such file.
+
+    Raises:
+        ValueError: damaged, or no file of predictions.
+    """
     try:
         return str(_read(path, (_OF,))[0])
-    except (OSError, ValueError):
+    except FileNotFoundError:
         return None
 
 

@@ -57,7 +57,8 @@ def train(cfg: TrainConfig, plain: Plain) -> int:
         return replay(cfg)
     if cfg.gpus is not None and not launched():
         choose_device(cfg.device)
-        return launch(cfg.gpus, cfg.device, [sys.executable, "-m", "vim_train.cli.train", *_arguments(cfg)])
+        argv = [sys.executable, "-m", "vim_train.cli.train", *_arguments(cfg)]
+        return launch(cfg.gpus, cfg.device, argv, "vim-train")
     with join_ranks(cfg.device, cfg.run.hang_timeout_s) as ranks:
         # The first looks through the images, the others find the index it has left.
         built = ranks.together(lambda: _build(cfg, ranks) if ranks.first else None)

@@ -58,16 +58,18 @@ def predicted(logits: Logits) -> Ints:
     return np.where(np.isnan(logits).any(axis=1), -1, logits.argmax(axis=1))
 
 
-def softmax_scores(logits: Logits, labels: Ints, temperature: float = 1.0) -> Scores:
-    """Scores of softmax(logits / temperature); without a label (-1), nll and brier are NaN."""
-    parts = [_scores(logits[i : i + _ROWS], labels[i : i + _ROWS], temperature) for i in range(0, len(logits), _ROWS)]
+def softmax_scores(logits: Logits, labels: Ints, temperature: float | Floats = 1.0) -> Scores:
+    """Scores of softmax(logits / temperature), one for all or (N,); without a label (-1), nll and brier are NaN."""
+    heat = np.broadcast_to(temperature, len(logits))
+    rows = [slice(i, i + _ROWS) for i in range(0, len(logits), _ROWS)]
+    parts = [_scores(logits[some], labels[some], heat[some]) for some in rows]
     columns = zip(*parts, strict=True) if parts else ((np.empty(0),),) * 3
     return Scores(*(np.concatenate(column) for column in columns))
 
 
-def _scores(logits: Logits, labels: Ints, temperature: float) -> tuple[Floats, Floats, Floats]:
+def _scores(logits: Logits, labels: Ints, temperature: Floats) -> tuple[Floats, Floats, Floats]:
     with np.errstate(invalid="ignore"):
-        z = logits.astype(np.float64) / temperature
+        z = logits.astype(np.float64) / temperature[:, None]
         z -= z.max(axis=1, keepdims=True)  # inf - inf and NaN are NaN in the whole row from here on
         own = np.take_along_axis(z, np.maximum(labels, 0)[:, None], axis=1)[:, 0]
         p = np.exp(z)
