@@ -62,6 +62,14 @@ def test_a_mistake_is_exit_code_2_and_one_line(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_process_without_streams_says_nothing_and_does_its_work(tmp_path: Path) -> None:
+    (tmp_path / "show.py").write_text("import os; from vim_train.cli.train import main; os._exit(main(['--version']))")
+    command = f"{sys.executable} show.py <&- >&- && {sys.executable} show.py >&- 2>&-"
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_the_environment_report_names_versions_and_backends(tmp_path: Path) -> None:
     done = python("-m", "vim_train", cwd=tmp_path)
     assert done.returncode == 0

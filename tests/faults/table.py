@@ -10,7 +10,8 @@ from pathlib import Path
 TESTS = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(TESTS / "engine"), str(TESTS / "faults")]
 
-from rows import HEADS, ROWS, open_bench, shown  # noqa: E402
+from bench import open_bench  # noqa: E402
+from rows import HEADS, ROWS, shown  # noqa: E402
 
 
 def main(words: list[str]) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from rows import ROWS, Bench, Row, open_bench, shown
+from bench import Bench, Row, open_bench
+from rows import ROWS, shown
 
 pytestmark = pytest.mark.full
 

@@ -1,59 +1,20 @@
 """A terminal or a reader that goes away in mid-run: a hang-up stops with a checkpoint, anything else goes on."""
 
-import fcntl
-import os
-import pty
 import re
-import select
 import shlex
 import subprocess
 import sys
-import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from processes import arguments, metrics
+from terminals import Terminal
 
 pytestmark = pytest.mark.full
 
 STEPS = 120
-
-
-class Terminal:
-    """A pseudo-terminal with a command on it, and a person who may close the window."""
-
-    def __init__(self, command: list[str], cwd: Path, controlling: bool) -> None:
-        """Args: controlling: whether closing the window hangs up on the command, or only makes its writes fail."""
-        self._master, slave = pty.openpty()
-        self.errors = cwd / "errors.txt"
-        with self.errors.open("wb") as errors:
-            self.process = subprocess.Popen(
-                command, cwd=cwd, stdin=slave, stdout=slave, stderr=errors, start_new_session=True,
-                preexec_fn=(lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)) if controlling else None,
-            )  # fmt: skip
-        os.close(slave)
-
-    def read_until(self, done: Callable[[], bool]) -> None:
-        """Show what is written, for a full screen would stop the writer, until something has come about."""
-        deadline = time.monotonic() + 300
-        while not done():
-            assert time.monotonic() < deadline
-            assert self.process.poll() is None, self.errors.read_text()
-            if select.select([self._master], [], [], 0.02)[0]:
-                try:
-                    os.read(self._master, 65536)
-                except OSError:  # nohup has taken all streams elsewhere
-                    time.sleep(0.02)
-
-    def type(self, text: str) -> None:
-        os.write(self._master, text.encode())
-
-    def close(self) -> None:
-        if self._master >= 0:
-            os.close(self._master)
-            self._master = -1
 
 
 @pytest.fixture

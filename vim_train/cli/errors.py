@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from vim_train.cli.streams import open_closed_streams
 from vim_train.config.errors import FAILED, HUNG, LOST, HungError, LostRankError, QuietExit, UserError, WorkerError
 
 DONE = 0
@@ -20,6 +21,7 @@ _LIBRARIES = (_PACKAGE / "models", _PACKAGE / "ops")
 
 def guarded(program: str, debug: bool, work: Callable[[], int]) -> int:
     """Exit code of `work`, with whatever it raises reported on stderr."""
+    open_closed_streams()
     try:
         code = work()
         sys.stdout.flush()
