@@ -22,6 +22,7 @@ def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.delenv("VIM_TRAIN_SCAN", raising=False)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a run that was asked to stop leaves it ignored
     HydraConfig.instance().cfg = None  # of a command line that an earlier test gave in this process
 
 

@@ -19,7 +19,7 @@ def test_every_entry_is_a_key_or_a_group() -> None:
     [
         ("seed", Change.refused), ("model.depth", Change.refused), ("data.val_fraction", Change.refused),
         ("model.drop_path_rate", Change.named), ("optim.lr", Change.named), ("data.batch_size", Change.named),
-        ("eval.every", Change.named), ("ema.decay", Change.named), ("data.root", Change.named),
+        ("eval.every", Change.named), ("ema.decay", Change.named), ("data.root", Change.free),
         ("checkpoint.every", Change.free), ("logger.wandb.mode", Change.free), ("data.workers", Change.free),
         ("eval.patience", Change.free), ("task.teacher", Change.named), ("augment.mix_off_epoch", Change.named),
         ("gpus", Change.free), ("gone.in.a.later.version", Change.named),

@@ -114,7 +114,7 @@ def test_leftovers_of_a_crash_are_cleared(tmp_path: Path) -> None:
     (folder / "best").rename(folder / ".old-best")
     (first.path / ".tmp-config.yaml").write_text("half a conf")
     again = start(tmp_path)
-    assert again.notes[0] == f"cleared what an earlier crash had left in {folder}"
+    assert again.notes[0] == f"cleared what an unfinished save had left in {folder}"
     assert sorted(entry.name for entry in folder.iterdir()) == ["best", "step_00000005"]
     assert not (first.path / ".tmp-config.yaml").exists()
 
@@ -214,10 +214,13 @@ def test_keys_that_change_no_number_may_differ(tmp_path: Path) -> None:
     again = start(
         tmp_path, debug=True, run__root="elsewhere", run__resume="must", data__workers=0, ops__threads=4,
         ops__tune_malloc=False, checkpoint__every="10st", checkpoint__keep=9, logger__every="1st",
-        logger__wandb__mode="disabled", logger__wandb__tags=[],
+        logger__wandb__mode="disabled", logger__wandb__tags=[], data__root="/moved",
     )  # fmt: skip
     assert again.resume_from is not None
-    assert OmegaConf.load(again.path / "config.yaml").data.workers == 2  # as it was at the start
+    left = OmegaConf.load(again.path / "config.yaml")
+    assert left.data.workers == 2  # as it was at the start
+    assert left.data.root == "/moved"
+    assert again.notes[0] == "data.root is now /moved"
 
 
 def test_what_is_allowed_goes_on_and_keeps_the_old_configuration(tmp_path: Path) -> None:

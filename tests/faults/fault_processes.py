@@ -122,7 +122,7 @@ ROWS = [
           launched(number.name, send(number)), needs_root=False)
       for number, code in ASKED),
     Row("SIGTERM twice", "kill at step 2, gpus=2, both data workers stopped",
-        "left at once, as SIGTERM asked again", 143,
+        "left at once, as SIGTERM came again", 143,
         launched("asked twice", ask_twice), needs_root=False),
     Row("the launcher killed", "kill -9 at step 2, gpus=2", STOPPED.format("SIGHUP"), -signal.SIGKILL,
         launched("launcher killed", send(signal.SIGKILL)), needs_root=False),

@@ -104,6 +104,29 @@ def test_what_is_missing_is_one_line(kept: tuple[Path, BadStep], tmp_path: Path)
         assert "\n" not in str(caught.value)
 
 
+def test_what_has_changed_since_is_refused(kept: tuple[Path, BadStep], tmp_path: Path) -> None:
+    file = again(kept, tmp_path / "replay")
+    weights = file.with_suffix(".safetensors")
+    text, held = file.read_text(), weights.read_bytes()
+    other = bytearray(held)
+    other[-9] ^= 1
+    for edited, bytes_, words in (
+        (text.replace(f'"step": {STEP}', '"step": -5'), held, r"step_\d+\.json: has changed since the run wrote it"),
+        (text.replace('"batch"', '"batches"'), held, "has changed since"),
+        (text[: len(text) // 2], held, "not a step that a run kept"),
+        ("[1, 2]", held, "not a step that a run kept"),
+        (text, bytes(other), r"step_\d+\.safetensors has changed since the run wrote it"),
+    ):
+        file.write_text(edited)
+        weights.write_bytes(bytes_)
+        with pytest.raises(UserError, match=words):
+            replay(command(file))
+    weights.unlink()
+    file.write_text(text)
+    with pytest.raises(UserError, match=r"step_\d+\.safetensors: No such file"):
+        replay(command(file))
+
+
 def test_a_kept_step_holds_no_keys_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_PASSWORD", "canary-of-the-replay")
     cfg = TrainConfig()

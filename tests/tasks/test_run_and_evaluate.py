@@ -15,11 +15,12 @@ from vim_train.tasks.pretrained import open_pretrained
 from vim_train.tasks.run import _assignment, _check_same_data
 from vim_train.tasks.suites import check_classes
 
-THEN = {"classes": ["a", "b"], "fingerprint": "1"}
+THEN = {"classes": ["a", "b"], "fingerprint": "1", "val_fingerprint": "1"}
 
 
-def test_changed_images_need_a_word_changed_classes_are_refused() -> None:
-    changed = THEN | {"fingerprint": "2"}
+@pytest.mark.parametrize("part", ["fingerprint", "val_fingerprint"])
+def test_changed_images_need_a_word_changed_classes_are_refused(part: str) -> None:
+    changed = THEN | {part: "2"}
     assert _check_same_data(THEN, THEN, []) == []
     with pytest.raises(UserError, match=r"run\.allow=\[data\.root\] to go on"):
         _check_same_data(THEN, changed, ["optim"])

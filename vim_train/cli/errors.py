@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vim_train.cli.streams import open_closed_streams
 from vim_train.config.errors import FAILED, HUNG, LOST, HungError, LostRankError, QuietExit, UserError, WorkerError
+from vim_train.config.redact import find_secrets, redact
 
 DONE = 0
 USER_ERROR = 2
@@ -35,7 +36,7 @@ def guarded(program: str, debug: bool, work: Callable[[], int]) -> int:
         print(f"{program}: interrupted", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
-        code, line = _judge(error)
+        (code, line), secrets = _judge(error), find_secrets()
         if isinstance(error, HungError):
             sys.stderr.write(error.stacks)
         if debug or line is None:
@@ -43,9 +44,9 @@ def guarded(program: str, debug: bool, work: Callable[[], int]) -> int:
             if (rank := os.environ.get("RANK")) is not None:
                 line = line or f"rank {rank}: {type(error).__name__}: {str(error)[:500]}"
         for row in error.table if isinstance(error, UserError) else []:
-            print(row, file=sys.stderr)
+            print(redact(row, secrets), file=sys.stderr)
         if line is not None:
-            print(f"{program}: {' '.join(line.split())}", file=sys.stderr)
+            print(f"{program}: {redact(' '.join(line.split()), secrets)}", file=sys.stderr)
         return code
 
 

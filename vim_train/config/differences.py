@@ -31,6 +31,7 @@ CHANGES = {
         ("model.drop_path_rate", "model.recompute_states", "model.grad_checkpointing", "model.sync_bn"), Change.named
     ),
     **dict.fromkeys(("run", "debug", "replay", "dry_run", "device", "gpus", "logger", "checkpoint"), Change.free),
+    "data.root": Change.free,  # the images themselves are compared
     **dict.fromkeys(("data.workers", "data.bad_images", "data.bad_images_max"), Change.free),
     **dict.fromkeys(("ops.threads", "ops.tune_malloc", "eval.patience"), Change.free),
 }

@@ -102,7 +102,8 @@ def _passing_signals_on(processes: "list[subprocess.Popen[bytes]]") -> Iterator[
         yield passed_on
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            hung_up = number is signal.SIGHUP and passed_on  # may come again, and means nothing by then
+            signal.signal(number, signal.SIG_IGN if hung_up else handler)
 
 
 def _watch(processes: "list[subprocess.Popen[bytes]]", passed_on: Sequence[int], program: str) -> int:
@@ -130,7 +131,7 @@ def _watch(processes: "list[subprocess.Popen[bytes]]", passed_on: Sequence[int],
                 continue
             code = 128 - ended if ended < 0 else ended
             if ended < 0 and len(passed_on) > 1 and -ended == passed_on[-1]:
-                tell(f"left at once, as {signal.Signals(-ended).name} asked again: the newest checkpoint is the last")
+                tell(f"left at once, as {signal.Signals(-ended).name} came again: nothing more is saved")
                 _send(list(running.values()), signal.SIGKILL)
             elif ended < 0:
                 tell(f"rank {rank} was killed by {signal.Signals(-ended).name}; the others end")

@@ -4,6 +4,7 @@
 <run>/replay/step_00000123.safetensors  the weights before it: no update was made, so the run still holds them
 """
 
+import hashlib
 import json
 import math
 import os
@@ -22,6 +23,7 @@ from vim_train.engine.durable import PARTIAL, HashedFile, make_dir, write_text
 from vim_train.engine.weights import write_weights
 
 FOLDER = "replay"
+_OWN, _WEIGHTS = "sha256", "weights_sha256"
 MOST = 10
 """Steps that a run keeps, the first ones."""
 
@@ -69,8 +71,8 @@ def keep(run_dir: Path, bad: BadStep, weights: Mapping[str, Tensor]) -> Path | N
     with HashedFile(partial) as out:
         write_weights(out, weights, {**bad.meta, "step": bad.step})
     os.replace(partial, file.with_suffix(".safetensors"))
-    fields = {name: _text(value) for name, value in asdict(bad).items()}
-    write_text(file, json.dumps(fields, indent=1) + "\n")
+    fields = {name: _text(value) for name, value in asdict(bad).items()} | {_WEIGHTS: out.sha256}
+    write_text(file, json.dumps(fields | {_OWN: _digest(fields)}, indent=1) + "\n")
     return file
 
 
@@ -78,16 +80,26 @@ def read(file: Path) -> BadStep:
     """What `keep` has written.
 
     Raises:
-        UserError: no such file, or not one of these.
+        UserError: no such file, not one of these, or one that has changed since, as its weights may have.
     """
+    weights = file.with_suffix(".safetensors")
     try:
         fields = json.loads(file.read_text(encoding="utf-8"))
         numbers = {name: float(fields[name]) for name in ("loss", "grad_norm", "lr", "loss_scale")}
+        if _digest({name: fields[name] for name in fields if name != _OWN}) != fields.pop(_OWN):
+            raise UserError(f"replay={file}: has changed since the run wrote it")
+        if hashlib.sha256(weights.read_bytes()).hexdigest() != fields.pop(_WEIGHTS):
+            raise UserError(f"replay={file}: {weights.name} has changed since the run wrote it")
         return BadStep(**{**fields, **numbers})
     except OSError as error:
-        raise UserError(f"replay={file}: {error.strerror or error}; takes RUN/{FOLDER}/step_N.json") from error
-    except (ValueError, TypeError, KeyError) as error:
+        where = "" if error.filename == str(file) else f"{weights.name}: "
+        raise UserError(f"replay={file}: {where}{error.strerror or error}; takes RUN/{FOLDER}/step_N.json") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"replay={file}: not a step that a run kept; takes RUN/{FOLDER}/step_N.json") from error
+
+
+def _digest(fields: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 def _text(value: Any) -> Any:

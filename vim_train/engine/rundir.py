@@ -20,6 +20,7 @@ from vim_train.engine.durable import make_dir, sweep, sync, write_text
 from vim_train.engine.lock import lock_dir, unlock_dir
 
 CONFIG, SUMMARY = "config.yaml", "summary.json"
+_ROOT = "data.root"
 
 
 @dataclass
@@ -150,13 +151,17 @@ def _prepare(path: Path, resume: Resume, config: DictConfig, allow: Sequence[str
     if found is None and resume is Resume.must:
         raise UserError(f"run.resume=must: {path} has no checkpoint")
 
-    notes = [f"cleared what an earlier crash had left in {path / FOLDER}"] if leftovers else []
+    notes = [f"cleared what an unfinished save had left in {path / FOLDER}"] if leftovers else []
     if differing and found is not None:
         before = path / f"config.until_step_{found.step:08d}.yaml"
         write_text(before, file.read_text(encoding="utf-8"))
         notes.append(f"goes on with another configuration: {some(differing)}; the earlier one is {before.name}")
     if differing or not started:
         write_text(file, OmegaConf.to_yaml(config))
+    elif OmegaConf.select(was := _read(file), _ROOT) != (root := OmegaConf.select(config, _ROOT)):
+        OmegaConf.update(was, _ROOT, root)  # vim-eval looks for the images there
+        write_text(file, OmegaConf.to_yaml(was))
+        notes.append(f"{_ROOT} is now {root}")
     if found is not None:
         notes += [f"passed over {each.path}: {each.reason}" for each in found.passed_over]
         notes.append(f"goes on from step {found.step} ({found.path})")

@@ -53,7 +53,8 @@ def stop_on_signals() -> Iterator[StopRequest]:
         yield request
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if number is not signal.SIGHUP or request.caught is None:  # else ignored to the end, as above
+                signal.signal(number, handler)
 
 
 def _show_cursor() -> None:

@@ -3,7 +3,19 @@
 import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from typing import TextIO
+
+
+@contextlib.contextmanager
+def read_or_not() -> Iterator[None]:
+    """Let no reader that leaves end what is done inside: the work is not what is printed of it."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = SafeStream(sys.stdout), SafeStream(sys.stderr)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
 
 
 class SafeStream:
@@ -12,6 +24,10 @@ class SafeStream:
     def __init__(self, stream: TextIO | None) -> None:
         """Args: stream: usually ``sys.stdout``, which is None in a process started without one."""
         self._stream = stream
+
+    @property
+    def closed(self) -> bool:
+        return self._stream is None or self._stream.closed
 
     @property
     def encoding(self) -> str:
@@ -47,7 +63,7 @@ class SafeStream:
     def _give_up(self) -> None:
         # What is still buffered would fail again at exit, with a message and exit code 120: send it to the null device.
         with contextlib.suppress(OSError, ValueError):
-            if self._stream in (sys.stdout, sys.__stdout__):
+            if self._stream in (sys.stdout, sys.__stdout__, sys.stderr, sys.__stderr__):
                 null = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(null, self._stream.fileno())  # type: ignore[union-attr]
                 os.close(null)

@@ -15,7 +15,7 @@ from hydra.types import RunMode
 
 from vim_train.config.checks import peak_lr
 from vim_train.config.compose import Plain
-from vim_train.config.differences import allowed
+from vim_train.config.differences import allowed, covers
 from vim_train.config.errors import DIVERGED, FAILED, UserError
 from vim_train.config.redact import find_secrets, redact
 from vim_train.config.schema import TrainConfig
@@ -35,6 +35,7 @@ from vim_train.engine.state import DivergedError
 from vim_train.engine.stopping import StopRequest, stop_on_signals
 from vim_train.engine.watchdog import Watchdog
 from vim_train.report.report import NullReport, Report, open_report
+from vim_train.report.stream import read_or_not
 from vim_train.report.summary import versions
 from vim_train.tasks.build import architecture
 from vim_train.tasks.classification import Classification
@@ -44,6 +45,7 @@ from vim_train.tasks.replay import replay
 from vim_train.tasks.weights import start_from
 
 
+@read_or_not()
 def train(cfg: TrainConfig, plain: Plain) -> int:
     """Train, from the newest checkpoint where the run has one, or only plan it; returns the exit code.
 
@@ -127,6 +129,7 @@ def _train(
         "config": _identity(cfg),
         "classes": task.classes,
         "fingerprint": task.train_stream.fingerprint(),
+        "val_fingerprint": task.val_source.fingerprint(),
         "teacher": task.teacher and task.teacher.digest,
         "versions": {**versions(), "device": device_name(task.device)},
     }
@@ -145,7 +148,9 @@ def _train(
         report.event(trainer.state.counters.step, f"stopped: {error}")
         return FAILED
     except CheckpointError as error:
-        report.event(trainer.state.counters.step, f"stopped: the checkpoint could not be written: {error}")
+        newest = checkpoint.latest(run.path)
+        left = "there is no checkpoint" if newest is None else f"the same command goes on from step {newest.step:,}"
+        report.event(trainer.state.counters.step, f"stopped: the checkpoint could not be written: {error}; {left}")
         return FAILED
     counters = trainer.state.counters
     if stop.caught is not None and not trainer.finished:
@@ -202,11 +207,13 @@ def _check_same_data(then: Mapping[str, object], now: Mapping[str, object], allo
         raise UserError(
             f"the classes of data.root are not those of the checkpoint{how}; take another run.name to start anew"
         )
-    if then.get("fingerprint") == now["fingerprint"]:
+    parts = {"fingerprint": "images", "val_fingerprint": "validation images"}
+    others = [name for key, name in parts.items() if then.get(key) != now[key]]
+    if not others:
         return []
-    changed = "the images of data.root are not those of the checkpoint (added, removed or changed)"
-    if allowed("data.root", allow):
-        return [f"{changed}: goes on all the same"]
+    changed = f"the {' and '.join(others)} of data.root are not those of the checkpoint (added, removed or changed)"
+    if any(covers(name, "data.root") for name in allow):
+        return [f"warning: {changed}: goes on all the same"]
     raise UserError(f"{changed}; restore them, take another run.name to start anew, or run.allow=[data.root] to go on")
 
 
