@@ -207,7 +207,16 @@ def test_what_run_allow_names(check: Callable[..., None], name: str, why: str) -
 
 @pytest.mark.parametrize("stages", ["1:160", "0:160,10:192,10:224", "0:160,192", "0:0", "0-160"])
 def test_an_image_size_schedule_that_cannot_be_followed_is_refused(check: Callable[..., None], stages: str) -> None:
-    check(f"data.img_size_schedule={['0:14', '10:21', '20:28']}")
+    check(f"data.img_size_schedule={['0:14', '5:21', '10:28']}")
     wanted = "EPOCH:SIZE, each, with epochs that rise from 0, as in [0:160,10:192]; in a file in quotes"
     message = refused(check, f"data.img_size_schedule={stages.split(',')}")
     assert message == f"data.img_size_schedule=[{stages}]: takes {wanted}"
+
+
+def test_what_begins_after_the_last_epoch_is_refused(check: Callable[..., None]) -> None:
+    check("augment.mix_off_epoch=3", "schedule.epochs=4")
+    before = "takes an epoch before schedule.epochs=4"
+    told = refused(check, "augment.mix_off_epoch=4", "schedule.epochs=4")
+    assert told == f"augment.mix_off_epoch=4: {before} or null"
+    told = refused(check, f"data.img_size_schedule={['0:14', '4:28']}", "schedule.epochs=4")
+    assert told == f"data.img_size_schedule=[0:14,4:28]: {before} for its last size"

@@ -35,6 +35,7 @@ def test_a_file_outside_a_run_needs_images_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^set data\.root=\.\.\.: .* does not say on which images to evaluate it$"):
         run_config(EvalCommand(str(stray)))
     assert run_config(EvalCommand(str(stray), data=EvalDataConfig(root=str(tmp_path)))) is None
+    assert run_config(EvalCommand(str(stray), suite=["sketch"])) is None  # has a root of its own
 
 
 def test_only_our_own_forms_belong_to_the_run_above_them(run: Path) -> None:

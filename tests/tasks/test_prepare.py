@@ -110,8 +110,13 @@ def test_a_head_starts_afresh_where_it_is_to_though_its_classes_are_the_same(tmp
     torch.manual_seed(0)
     model, other = (timm.create_model("vim_nano_patch7_28", depth=1, num_classes=3) for _ in range(2))
     save_file(other.state_dict(), tmp_path / "other.safetensors")
-    fresh = [p.detach().clone() for p in head_parameters(model)]
+    weight, bias = (p.detach().clone() for p in head_parameters(model))
     notes = start_from(model, config(checkpoint=str(tmp_path / "other.safetensors"), reset_head=True))
     assert any(note.startswith("head made anew") for note in notes)
-    assert all(torch.equal(a, b) for a, b in zip(head_parameters(model), fresh, strict=True))
+    new_weight, new_bias = (p.detach() for p in head_parameters(model))
+    assert torch.equal(new_weight.flatten().sort()[0], weight.flatten().sort()[0])  # as it is initialised,
+    assert (
+        abs(torch.nn.functional.cosine_similarity(new_weight.flatten(), weight.flatten(), 0)) < 0.2
+    )  # in other places
+    assert torch.equal(new_bias, bias)
     assert torch.equal(model.layers[0].mixer.A_log, other.layers[0].mixer.A_log)

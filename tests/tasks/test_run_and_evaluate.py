@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -13,7 +14,7 @@ from vim_train.config.compose import compose_config, save_config
 from vim_train.config.errors import UserError
 from vim_train.tasks.pretrained import open_pretrained
 from vim_train.tasks.run import _assignment, _check_same_data
-from vim_train.tasks.suites import check_classes
+from vim_train.tasks.suites import labels_in
 
 THEN = {"classes": ["a", "b"], "fingerprint": "1", "val_fingerprint": "1"}
 
@@ -40,10 +41,19 @@ def test_changed_images_need_a_word_changed_classes_are_refused(part: str) -> No
 def test_other_classes_than_the_checkpoints_are_refused_by_name(now: list[str], how: str) -> None:
     with pytest.raises(UserError, match=rf"^the classes of data\.root are not those of the checkpoint: {how}; take"):
         _check_same_data(THEN, THEN | {"classes": now}, ["data"])
-    with pytest.raises(UserError, match=rf"^data\.root: its classes are not the checkpoint's: {how}$"):
-        check_classes(["a", "b"], now)
-    check_classes(["a", "b"], ["a", "b"])
-    check_classes(None, now)  # weights that do not tell
+
+
+def test_images_are_labelled_among_the_checkpoints_classes() -> None:
+    trained, labels = ["a", "b", "c"], np.array([0, 1, 1])
+    for now in (trained, None):
+        found, notes = labels_in(now, trained, labels)
+        assert (found.tolist(), notes) == ([0, 1, 1], [])
+    found, notes = labels_in(trained, ["c", "a"], labels)
+    assert (found.tolist(), notes) == ([2, 0, 0], ["1 of the checkpoint's 3 classes have no images there"])
+    with pytest.raises(
+        UserError, match=r"^data\.root: its classes are not the checkpoint's: it lacks a and has also d$"
+    ):
+        labels_in(trained, ["b", "c", "d"], labels)
 
 
 def test_a_file_is_evaluated_as_the_weights_it_holds(tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def check_train(cfg: TrainConfig) -> None:
     _check_allow(cfg.run.allow)
     if not (cfg.dry_run and cfg.data.name is DataName.folder and cfg.data.root is None):
         check_data(cfg.data)
-    train_sizes(cfg.data)
+    _check_epochs(cfg)
     _check_channels(cfg)
     _check_batch(cfg)
     _check_augment(cfg.augment, cfg.data.lane)
@@ -237,6 +237,15 @@ def check_data(data: DataConfig) -> None:
         raise UserError(f"data.root={data.root}: no such folder")
     if not Path(data.root).is_dir():
         raise UserError(f"data.root={data.root}: is a file; takes a folder of images")
+
+
+def _check_epochs(cfg: TrainConfig) -> None:
+    """What begins at an epoch has to begin in the run."""
+    ends = f"an epoch before schedule.epochs={cfg.schedule.epochs}"
+    if (off := cfg.augment.mix_off_epoch) is not None and off >= cfg.schedule.epochs:
+        raise refusal("augment.mix_off_epoch", off, any_of([ends, "null"]))
+    if train_sizes(cfg.data)[-1][0] >= cfg.schedule.epochs:
+        raise refusal("data.img_size_schedule", cfg.data.img_size_schedule, f"{ends} for its last size")
 
 
 def _check_channels(cfg: TrainConfig) -> None:

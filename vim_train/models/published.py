@@ -43,8 +43,11 @@ def refuse_rope(names: Iterable[str]) -> None:
         )
 
 
+_TELLING = ("patch_embed.proj.weight", "layers.0.mixer.A_log", "layers.0.mixer.A_b_log")
+
+
 def is_vim(names: Iterable[str]) -> bool:
-    return {"patch_embed.proj.weight", "layers.0.mixer.A_log", "layers.0.mixer.A_b_log"} <= set(names)
+    return set(_TELLING) <= set(names)
 
 
 def tell(
@@ -65,8 +68,9 @@ def tell(
     """
     refuse_rope([*weights, name or ""])
     if not is_vim(weights):
-        first = ", ".join(list(weights)[:3])
-        raise ValueError(f"not a Vim's weights, so that the model cannot be told from them ({first}, …)")
+        lacks = ", ".join(name for name in _TELLING if name not in weights)
+        has = ", ".join(list(weights)[:3])
+        raise ValueError(f"not a Vim's weights, or not all of them: lacks {lacks}; has {has}, …")
     proj = weights["patch_embed.proj.weight"]
     embed_dim, in_chans, patch_size = proj.shape[:3]
     depth = 1 + max(int(match[1]) for match in (re.match(r"layers\.(\d+)\.", key) for key in weights) if match)

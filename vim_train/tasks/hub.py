@@ -30,6 +30,7 @@ def fetch(wanted: HubFile) -> tuple[Path, list[str]]:
         disable_progress_bars()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every try, we of the last
     where = f"hf:{wanted.repo}" + (f"@{wanted.revision}" if wanted.revision else "")
+    print(f"asking the hub for {where} …", file=sys.stderr, flush=True)
     try:
         file = wanted.file or _choose(where, huggingface_hub.list_repo_files(wanted.repo, revision=wanted.revision))
         path = Path(huggingface_hub.hf_hub_download(wanted.repo, file, revision=wanted.revision))

@@ -163,8 +163,8 @@ def _train(
     early = counters.stopped_early
     if early:
         epoch, best = (step / schedule.steps_per_epoch for step in (counters.step, counters.best_step or 0))
-        no_better = f"no {task.headline} above that of epoch {best:g} for eval.patience={cfg.eval.patience}"
-        report.event(counters.step, f"stopped early at epoch {epoch:g} of {cfg.schedule.epochs}: {no_better}")
+        no_better = f"no {task.headline} above that of epoch {best:.3g} for eval.patience={cfg.eval.patience}"
+        report.event(counters.step, f"stopped early at epoch {epoch:.3g} of {cfg.schedule.epochs}: {no_better}")
     bad = [asdict(record) for record in task.bad_images()]
     counts = {"skipped_updates": counters.skipped, "fp16_overflows": counters.overflows}
     report.finish({"finished": True, "stopped_early": early, **counts, "bad_images": bad}, _next(cfg, run.path))

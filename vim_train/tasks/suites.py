@@ -88,12 +88,12 @@ def open_planned(planned: Planned, cfg: TrainConfig, classes: Sequence[str] | No
     """
     if planned.folder is None:
         val = open_images(cfg.data, "val")
-        check_classes(classes, val.classes)
+        labels, absent = labels_in(classes, val.classes, val.labels)
         names = list(_names(val, cfg.data.root))
         if "real" in planned.suites:
             real_names(names)
-        notes = [val.form, *unusual("val", len(val), val.classes)]
-        return Opened(val, val.labels, names, crops(cfg.data, _cropped(tta_crops)), notes)
+        notes = [val.form, *unusual("val", len(val), val.classes), *absent]
+        return Opened(val, labels, names, crops(cfg.data, _cropped(tta_crops)), notes)
     if classes is None:
         raise UserError(f"suite: {planned.name}: the checkpoint does not tell its classes; takes val")
     found: Labelled = open_set(planned.name, planned.folder, classes, cfg.data.pixel_limit, _silent)
@@ -120,10 +120,22 @@ def real_names(names: Sequence[str]) -> list[str]:
     return [f"{number[0]}.JPEG" for number in numbers if number is not None]
 
 
-def check_classes(trained: Sequence[str] | None, classes: Sequence[str]) -> None:
-    """Raises UserError: not the checkpoint's classes, or in another order: all labels would be wrong."""
-    if trained is not None and (how := difference(trained, classes)):
-        raise UserError(f"data.root: its classes are not the checkpoint's: it {how}")
+def labels_in(
+    trained: Sequence[str] | None, classes: Sequence[str], labels: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], list[str]]:
+    """Labels among `trained`, the checkpoint's classes, of images labelled among `classes`; and notes for the user.
+
+    Raises:
+        UserError: images of a class that the checkpoint does not know.
+    """
+    if trained is None or list(trained) == list(classes):
+        return labels, []
+    if not set(classes) <= set(trained):
+        raise UserError(f"data.root: its classes are not the checkpoint's: it {difference(trained, classes)}")
+    place = {name: label for label, name in enumerate(trained)}
+    absent = len(trained) - len(classes)
+    notes = [f"{absent:,} of the checkpoint's {len(trained):,} classes have no images there"] if absent else []
+    return np.array([place[name] for name in classes], np.int64)[labels], notes
 
 
 def _names(source: Source, folder: str | None) -> Iterator[str]:

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Mapping
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from vim_train.config.commands import Weights
@@ -64,7 +65,7 @@ def start_from(model: nn.Module, cfg: ModelConfig) -> list[str]:
         dropped = ", ".join(f"{name} {shape}" for name, shape in was.items()) or "nothing, the checkpoint has none"
         notes.append(f"head made anew, {', '.join(f'{name} {tuple(own[name].shape)}' for name in replaced)};"
                      f" dropped: {dropped}")  # fmt: skip
-        fitted = {**fitted, **{name: own[name] for name in replaced}}
+        fitted = {**fitted, **{name: _drawn_anew(own[name]) for name in replaced}}
     check_compatible(fitted, own, f"checkpoint {found.path}")
     model.load_state_dict(fitted)
     return notes
@@ -129,6 +130,12 @@ def _resized(model: nn.Module, weights: Mapping[str, Tensor], path: str, mode: s
 def _fits(model: nn.Module, weights: Mapping[str, Tensor]) -> bool:
     own = model.state_dict()
     return own.keys() == weights.keys() and all(weights[name].shape == own[name].shape for name in own)
+
+
+def _drawn_anew(tensor: Tensor) -> Tensor:
+    """The same values in another order: a checkpoint of this seed began with the head as it is."""
+    order = torch.randperm(tensor.numel(), generator=torch.Generator().manual_seed(tensor.numel()))
+    return tensor.flatten()[order.to(tensor.device)].view_as(tensor)
 
 
 def _rows(weights: Mapping[str, Tensor]) -> int:
