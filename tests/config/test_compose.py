@@ -117,7 +117,8 @@ def test_fine_tuning_at_stride_8_is_the_published_one(size: str) -> None:
     assert (cfg.schedule.name, cfg.schedule.epochs, cfg.schedule.warmup_epochs) == ("constant", 30, 0)
     assert peak_lr(cfg.optim, cfg.data.batch_size) == 1e-5
     assert (cfg.optim.weight_decay, cfg.data.batch_size, cfg.data.lane, cfg.data.repeats) == (1e-8, 1024, 128, 3)
-    with pytest.raises(UserError, match=rf"^model.checkpoint=runs/vim_{size}: no such file or folder$"):
+    cure = f"; the published weights are hf:vim_{size}"
+    with pytest.raises(UserError, match=rf"^model.checkpoint=runs/vim_{size}: no such file or folder{cure}$"):
         compose_config([f"recipe={recipe}", "data.root=."])
 
 

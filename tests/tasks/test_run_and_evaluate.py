@@ -12,9 +12,11 @@ from safetensors.torch import save_file
 from vim_train.config.commands import Weights
 from vim_train.config.compose import compose_config, save_config
 from vim_train.config.errors import UserError
+from vim_train.data.sources.classes import imagenet_wnids
+from vim_train.tasks.metrics.imagenet import variant_classes
 from vim_train.tasks.pretrained import open_pretrained
 from vim_train.tasks.run import _assignment, _check_same_data
-from vim_train.tasks.suites import labels_in
+from vim_train.tasks.suites import check_variant, labels_in
 
 THEN = {"classes": ["a", "b"], "fingerprint": "1", "val_fingerprint": "1"}
 
@@ -54,6 +56,18 @@ def test_images_are_labelled_among_the_checkpoints_classes() -> None:
         UserError, match=r"^data\.root: its classes are not the checkpoint's: it lacks a and has also d$"
     ):
         labels_in(trained, ["b", "c", "d"], labels)
+
+
+def test_classes_that_a_variant_does_not_have_are_named_before_anything_is_computed() -> None:
+    wnids = imagenet_wnids()
+    inside = [wnids.index(name) for name in variant_classes("a") or []]
+    outside = [label for label in range(1000) if label not in inside][:2]
+    check_variant("a", wnids, np.array([*inside[:3], -1]))
+    check_variant("sketch", wnids, np.array(outside))
+    with pytest.raises(
+        UserError, match=f"^roots.a: holds classes that ImageNet-A does not have: {wnids[outside[0]]}, "
+    ):
+        check_variant("a", wnids, np.array([inside[0], *outside]))
 
 
 def test_a_file_is_evaluated_as_the_weights_it_holds(tmp_path: Path) -> None:

@@ -168,7 +168,7 @@ def check_train(cfg: TrainConfig) -> None:
         raise refusal("optim.grad_compression", cfg.optim.grad_compression, wanted)
     _check_schedule(cfg)
     check_device(cfg.device, cfg.ops.backend)
-    if cfg.model.checkpoint is not None:
+    if cfg.model.checkpoint is not None and not cfg.dry_run:
         check_checkpoint("model.checkpoint", cfg.model.checkpoint)
 
 

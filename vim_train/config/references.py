@@ -68,5 +68,6 @@ def check_checkpoint(key: str, checkpoint: str) -> None:
         if not re.fullmatch(r"[\w-]+(\.[\w-]+)?", checkpoint.removeprefix(TIMM)):
             raise UserError(f"{key}={checkpoint}: takes timm:NAME or timm:NAME.TAG")
     elif not Path(checkpoint).exists():
-        cure = f"; the published weights are {HUB}{checkpoint}" if checkpoint in PUBLISHED else ""
+        name = Path(checkpoint).name
+        cure = f"; the published weights are {HUB}{name}" if name in PUBLISHED else ""
         raise UserError(f"{key}={checkpoint}: no such file or folder{cure}")

@@ -72,8 +72,8 @@ def eval_passes(setting: Setting, plan: Plan, which: str) -> Iterator[Passed]:
         built = setting.found.build(which, classes, setting.cfg.data.img_size, ranks.device)
         return compile_forward(built, setting.compile, setting.cfg.data.eval_batch_size)
 
-    for planned in plan.sets:
-        opened = _open(setting, planned)
+    every = [_open(setting, planned) for planned in plan.sets]  # what is wrong with the last shows before the first
+    for planned, opened in zip(plan.sets, every, strict=True):
         classes = setting.found.classes or list(opened.source.classes)
         file = None if setting.out is None else setting.out / "predictions" / which / f"{planned.name}.npz"
         made = _made_of(setting, opened, classes, digest) if file is not None and ranks.first else ""

@@ -18,6 +18,7 @@ from vim_train.config.compose import Plain
 from vim_train.config.differences import allowed, covers
 from vim_train.config.errors import DIVERGED, FAILED, UserError
 from vim_train.config.redact import find_secrets, redact
+from vim_train.config.references import check_checkpoint
 from vim_train.config.schema import TrainConfig
 from vim_train.data.batch import Batch
 from vim_train.data.images import open_images
@@ -68,7 +69,7 @@ def train(cfg: TrainConfig, plain: Plain) -> int:
         with ExitStack() as stack:
             stack.callback(task.close)
             if cfg.dry_run:
-                notes = ranks.together(lambda: _start_weights(cfg, Opened(Path(), None, []), task))
+                notes = ranks.together(lambda: _planned_weights(cfg, task))
                 return dry_run(cfg, task, schedule, ranks, notes)
             run = ranks.together(lambda: _open(cfg, plain, stack) if ranks.first else None)
             place = ranks.once(lambda: (run.path, run.resume_from) if run else None)
@@ -148,9 +149,8 @@ def _train(
         report.event(trainer.state.counters.step, f"stopped: {error}")
         return FAILED
     except CheckpointError as error:
-        newest = checkpoint.latest(run.path)
-        left = "there is no checkpoint" if newest is None else f"the same command goes on from step {newest.step:,}"
-        report.event(trainer.state.counters.step, f"stopped: the checkpoint could not be written: {error}; {left}")
+        text = f"stopped: the checkpoint could not be written: {error}; {_left(run.path)}"
+        report.event(trainer.state.counters.step, text)
         return FAILED
     counters = trainer.state.counters
     if stop.caught is not None and not trainer.finished:
@@ -171,10 +171,30 @@ def _train(
     return 0
 
 
+def _left(run: Path) -> str:
+    """What there is to go on from."""
+    try:
+        newest = checkpoint.latest(run)
+    except CheckpointError as error:
+        return str(error)
+    return "there is no earlier one" if newest is None else f"the same command goes on from step {newest.step:,}"
+
+
 def _start_weights(cfg: TrainConfig, run: Opened, task: Classification) -> list[str]:
     """Load what a new run is to start from; returns notes for the user."""
     if run.resume_from is not None or cfg.model.checkpoint is None:
         return []
+    return start_from(task.model, cfg.model)
+
+
+def _planned_weights(cfg: TrainConfig, task: Classification) -> list[str]:
+    """The same for a plan, which does without weights that are not there yet."""
+    if cfg.model.checkpoint is None:
+        return []
+    try:
+        check_checkpoint("model.checkpoint", cfg.model.checkpoint)
+    except UserError as error:
+        return [f"planned with fresh weights: {error}"]
     return start_from(task.model, cfg.model)
 
 

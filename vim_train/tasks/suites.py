@@ -15,9 +15,10 @@ from vim_train.config.schema import TrainConfig
 from vim_train.data.images import open_images
 from vim_train.data.sets import Labelled, check_folders, find_sets, open_set, unusual
 from vim_train.data.sources import Source
-from vim_train.data.sources.classes import difference
+from vim_train.data.sources.classes import difference, is_imagenet_1k
 from vim_train.data.transforms import Transform
 from vim_train.data.views import STORED, crops, stored_crop
+from vim_train.tasks.metrics.imagenet import variant_classes
 from vim_train.tasks.predictions import Predictions
 
 _VAL_NAME = re.compile(r"ILSVRC2012_val_(\d{8})(?!\d)")
@@ -97,12 +98,24 @@ def open_planned(planned: Planned, cfg: TrainConfig, classes: Sequence[str] | No
     if classes is None:
         raise UserError(f"suite: {planned.name}: the checkpoint does not tell its classes; takes val")
     found: Labelled = open_set(planned.name, planned.folder, classes, cfg.data.pixel_limit, _silent)
+    check_variant(planned.name, classes, found.labels)
     names = list(_names(found.source, str(planned.folder)))
     if not planned.name.startswith("c/"):
         return Opened(found.source, found.labels, names, crops(cfg.data, _cropped(tta_crops)), found.notes)
     size = cfg.data.img_size
     resized = [f"at {size} px and not at its own {STORED}, on which corruptions depend"] if size != STORED else []
     return Opened(found.source, found.labels, names, [stored_crop(cfg.data)], found.notes + resized)
+
+
+def check_variant(suite: str, classes: Sequence[str], labels: NDArray[np.int64]) -> None:
+    """Raises UserError: images of A or R whose class that set does not have."""
+    published = variant_classes(suite) if suite in ("a", "r") and is_imagenet_1k(classes) else None
+    if published is None:
+        return
+    if others := sorted({classes[label] for label in labels[labels >= 0].tolist()} - set(published)):
+        more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+        name = f"ImageNet-{suite.upper()}"
+        raise UserError(f"roots.{suite}: holds classes that {name} does not have: {', '.join(others[:5])}{more}")
 
 
 def as_real(val: Predictions) -> Predictions:
