@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,7 @@ def test_views_are_averaged_as_by_hand(
         expected = torch.stack([model(torch.stack(views(tree / name))).softmax(1).mean(0) for name in found.names])
     torch.testing.assert_close(torch.from_numpy(found.logits).softmax(1), expected, rtol=1e-4, atol=1e-6)
     assert load(tmp_path, "c/fog/1").logits.shape == (10, 20)
+    assert json.loads((tmp_path / "results.json").read_text())["tta"] == asdict(tta)
 
 
 def test_corrupted_images_are_cropped_and_not_resized() -> None:

@@ -3,6 +3,7 @@
 import sys
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -72,8 +73,17 @@ def _evaluate(command: EvalCommand, ranks: Ranks) -> None:
             deque(each, maxlen=0)
         return
     step = "unknown" if found.step is None else f"{found.step:,}"
-    facts = {"path": found.path, "step": found.step, "img_size": cfg.data.img_size, "crop_pct": cfg.data.crop_pct}
-    title = f"{found.checkpoint}, step {step}, {cfg.data.img_size} px"
+    facts: dict[str, object] = {
+        "path": found.path,
+        "step": found.step,
+        "img_size": cfg.data.img_size,
+        "crop_pct": cfg.data.crop_pct,
+        "tta": asdict(command.tta),
+        "precision": cfg.precision.amp.value,
+    }
+    views = command.tta.crops * (2 if command.tta.hflip and command.tta.crops < 10 else 1)
+    averaged = "" if views == 1 else f", mean of {views} views"
+    title = f"{found.checkpoint}, step {step}, {cfg.data.img_size} px{averaged}"
     report(predictions, title, out, facts, notes, rates, todo.skipped)
 
 
