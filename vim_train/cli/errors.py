@@ -36,7 +36,8 @@ def guarded(program: str, debug: bool, work: Callable[[], int]) -> int:
         print(f"{program}: interrupted", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
-        (code, line), secrets = _judge(error), find_secrets()
+        code, line = _judge(error)
+        secrets = find_secrets()
         if isinstance(error, HungError):
             sys.stderr.write(error.stacks)
         if debug or line is None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from vim_train.config.checks import check_data, check_device, check_ranges, refusal
 from vim_train.config.commands import (
+    OWN_SUITES,
     SUITES,
     CountCommand,
     EvalCommand,
@@ -48,7 +49,7 @@ def _check_suite(cfg: EvalCommand) -> None:
             raise UserError(f"suite=[{','.join(cfg.suite)}]: {name} is none of {', '.join(SUITES)}{meant}")
     if "o" in cfg.suite and "val" not in cfg.suite:
         raise UserError(f"suite=[{','.join(cfg.suite)}]: o is judged beside val; takes suite=[val,o]")
-    if cfg.data.root is not None and not {"val", "real"} & set(cfg.suite):
+    if cfg.data.root is not None and not set(OWN_SUITES) & set(cfg.suite):
         roots = [f"roots.{name}" for name in dict.fromkeys(cfg.suite) if getattr(cfg.roots, name) is None]
         meant = f"; is {any_of(roots)} meant?" if roots else ""
         raise UserError(f"data.root={cfg.data.root}: goes with val or real in suite=[...]{meant}")

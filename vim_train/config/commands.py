@@ -36,6 +36,8 @@ class EvalDataConfig:
 
 SUITES = ("val", "real", "v2", "a", "r", "sketch", "c", "o")
 """Sets of images that a checkpoint can be judged by; all but `val` are ImageNet's."""
+OWN_SUITES = ("val", "real")
+"""Of the run's own images, or those of data.root; each other has a root of its own."""
 
 
 @dataclass

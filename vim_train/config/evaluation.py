@@ -4,14 +4,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from vim_train.config.checks import check_train
-from vim_train.config.commands import EvalCommand, EvalDataConfig
+from vim_train.config.commands import OWN_SUITES, EvalCommand, EvalDataConfig
 from vim_train.config.compose import load_config
 from vim_train.config.errors import UserError
 from vim_train.config.references import is_remote
 from vim_train.config.schema import DataConfig, DataName, TrainConfig
-
-_OF_RUN = {"val", "real"}
-"""Suites of the run's own images, or those of data.root; each other has a root of its own."""
 
 
 def find_run(checkpoint: str | Path) -> Path | None:
@@ -41,7 +38,7 @@ def run_config(command: EvalCommand) -> TrainConfig | None:
     if folder.is_dir() and not (folder / "manifest.json").is_file():
         takes = "takes a run, what lies in it, or weights"
         raise UserError(f"checkpoint={folder}: no config.yaml there or above; {takes}")
-    if not _OF_RUN.isdisjoint(command.suite) and command.data.root is None and command.data.name is None:
+    if set(OWN_SUITES) & set(command.suite) and command.data.root is None and command.data.name is None:
         raise UserError(f"set data.root=...: {command.checkpoint} does not say on which images to evaluate it")
     return None
 
@@ -54,7 +51,7 @@ def evaluation_config(saved: TrainConfig, command: EvalCommand) -> TrainConfig:
     """
     model = replace(saved.model, checkpoint=None)
     data = _data(saved.data, command.data)
-    if _OF_RUN.isdisjoint(command.suite):
+    if not set(OWN_SUITES) & set(command.suite):
         data = replace(data, name=DataName.fashion, root=None)  # the run's own images are not asked for
     cfg = replace(saved, model=model, data=data)
     cfg = replace(cfg, device=command.device, precision=command.precision, ops=command.ops, debug=command.debug)

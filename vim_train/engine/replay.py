@@ -23,7 +23,7 @@ from vim_train.engine.durable import PARTIAL, HashedFile, make_dir, write_text
 from vim_train.engine.weights import write_weights
 
 FOLDER = "replay"
-_OWN, _WEIGHTS = "sha256", "weights_sha256"
+_SHA256, _WEIGHTS_SHA256 = "sha256", "weights_sha256"
 MOST = 10
 """Steps that a run keeps, the first ones."""
 
@@ -71,8 +71,8 @@ def keep(run_dir: Path, bad: BadStep, weights: Mapping[str, Tensor]) -> Path | N
     with HashedFile(partial) as out:
         write_weights(out, weights, {**bad.meta, "step": bad.step})
     os.replace(partial, file.with_suffix(".safetensors"))
-    fields = {name: _text(value) for name, value in asdict(bad).items()} | {_WEIGHTS: out.sha256}
-    write_text(file, json.dumps(fields | {_OWN: _digest(fields)}, indent=1) + "\n")
+    fields = {name: _text(value) for name, value in asdict(bad).items()} | {_WEIGHTS_SHA256: out.sha256}
+    write_text(file, json.dumps(fields | {_SHA256: _digest(fields)}, indent=1) + "\n")
     return file
 
 
@@ -86,9 +86,9 @@ def read(file: Path) -> BadStep:
     try:
         fields = json.loads(file.read_text(encoding="utf-8"))
         numbers = {name: float(fields[name]) for name in ("loss", "grad_norm", "lr", "loss_scale")}
-        if _digest({name: fields[name] for name in fields if name != _OWN}) != fields.pop(_OWN):
+        if _digest({name: fields[name] for name in fields if name != _SHA256}) != fields.pop(_SHA256):
             raise UserError(f"replay={file}: has changed since the run wrote it")
-        if hashlib.sha256(weights.read_bytes()).hexdigest() != fields.pop(_WEIGHTS):
+        if hashlib.sha256(weights.read_bytes()).hexdigest() != fields.pop(_WEIGHTS_SHA256):
             raise UserError(f"replay={file}: {weights.name} has changed since the run wrote it")
         return BadStep(**{**fields, **numbers})
     except OSError as error:

@@ -8,7 +8,7 @@ from typing import TextIO
 
 
 @contextlib.contextmanager
-def read_or_not() -> Iterator[None]:
+def output_may_close() -> Iterator[None]:
     """Let no reader that leaves end what is done inside: the work is not what is printed of it."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = SafeStream(sys.stdout), SafeStream(sys.stderr)

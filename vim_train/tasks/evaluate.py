@@ -17,7 +17,7 @@ from vim_train.engine.launch import check_launched, launch, launched
 from vim_train.engine.precision import set_precision
 from vim_train.engine.ranks import Ranks, join_ranks
 from vim_train.engine.setup import choose_device, configure_torch
-from vim_train.report.stream import read_or_not
+from vim_train.report.stream import output_may_close
 from vim_train.tasks.eval_passes import Setting, eval_passes
 from vim_train.tasks.eval_report import report
 from vim_train.tasks.predictions import Predictions
@@ -25,7 +25,7 @@ from vim_train.tasks.pretrained import open_pretrained
 from vim_train.tasks.suites import plan
 
 
-@read_or_not()
+@output_may_close()
 def evaluate(command: EvalCommand, plain: Plain) -> int:
     """Print the metrics of weights and averaged weights, and write them where `out` says; returns the exit code.
 

@@ -36,7 +36,7 @@ from vim_train.engine.state import DivergedError
 from vim_train.engine.stopping import StopRequest, stop_on_signals
 from vim_train.engine.watchdog import Watchdog
 from vim_train.report.report import NullReport, Report, open_report
-from vim_train.report.stream import read_or_not
+from vim_train.report.stream import output_may_close
 from vim_train.report.summary import versions
 from vim_train.tasks.build import architecture
 from vim_train.tasks.classification import Classification
@@ -46,7 +46,7 @@ from vim_train.tasks.replay import replay
 from vim_train.tasks.weights import start_from
 
 
-@read_or_not()
+@output_may_close()
 def train(cfg: TrainConfig, plain: Plain) -> int:
     """Train, from the newest checkpoint where the run has one, or only plan it; returns the exit code.
 
@@ -149,7 +149,7 @@ def _train(
         report.event(trainer.state.counters.step, f"stopped: {error}")
         return FAILED
     except CheckpointError as error:
-        text = f"stopped: the checkpoint could not be written: {error}; {_left(run.path)}"
+        text = f"stopped: the checkpoint could not be written: {error}; {_where_it_goes_on(run.path)}"
         report.event(trainer.state.counters.step, text)
         return FAILED
     counters = trainer.state.counters
@@ -171,8 +171,8 @@ def _train(
     return 0
 
 
-def _left(run: Path) -> str:
-    """What there is to go on from."""
+def _where_it_goes_on(run: Path) -> str:
+    """The step that the same command would go on from, in words."""
     try:
         newest = checkpoint.latest(run)
     except CheckpointError as error:

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vim_train.config.commands import EvalCommand
+from vim_train.config.commands import OWN_SUITES, EvalCommand
 from vim_train.config.errors import UserError
 from vim_train.config.schema import TrainConfig
 from vim_train.data.images import open_images
 from vim_train.data.sets import Labelled, check_folders, find_sets, open_set, unusual
 from vim_train.data.sources import Source
 from vim_train.data.sources.classes import difference, is_imagenet_1k
+from vim_train.data.sources.listing import some
 from vim_train.data.transforms import Transform
 from vim_train.data.views import STORED, crops, stored_crop
 from vim_train.tasks.metrics.imagenet import variant_classes
@@ -61,7 +62,7 @@ def plan(command: EvalCommand) -> Plan:
         UserError: a root that holds nothing of its set.
     """
     wanted = list(dict.fromkeys(command.suite))
-    of_val = tuple(name for name in ("val", "real") if name in wanted)
+    of_val = tuple(name for name in OWN_SUITES if name in wanted)
     sets = [Planned("val", None, of_val)] if of_val else []
     skipped = {}
     for name in wanted:
@@ -113,9 +114,7 @@ def check_variant(suite: str, classes: Sequence[str], labels: NDArray[np.int64])
     if published is None:
         return
     if others := sorted({classes[label] for label in labels[labels >= 0].tolist()} - set(published)):
-        more = f" and {len(others) - 5} more" if len(others) > 5 else ""
-        name = f"ImageNet-{suite.upper()}"
-        raise UserError(f"roots.{suite}: holds classes that {name} does not have: {', '.join(others[:5])}{more}")
+        raise UserError(f"roots.{suite}: holds classes that ImageNet-{suite.upper()} does not have: {some(others)}")
 
 
 def as_real(val: Predictions) -> Predictions:
