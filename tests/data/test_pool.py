@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from multiprocessing import resource_sharer
 from pathlib import Path
 
@@ -126,6 +127,31 @@ def test_a_worker_that_dies_while_it_hands_over_is_named(monkeypatch: pytest.Mon
     with pytest.raises(WorkerError, match=r"^a data worker died \(out of memory\?\) between two images; "):
         next(batches)
     assert not multiprocessing.active_children()
+
+
+class DiesInTorch(Echo):
+    """Killed in the instant that torch's own loop asks whether it is to end."""
+
+    def __getitem__(self, number: int) -> int:
+        frame = sys._getframe()
+        while "done_event" not in frame.f_locals:
+            assert frame.f_back is not None
+            frame = frame.f_back
+        # multiprocessing's Event holds a lock of the training process while it is asked
+        with getattr(frame.f_locals["done_event"], "_cond", nullcontext()):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return number
+
+
+def test_a_worker_killed_inside_torch_does_not_hold_the_training_process() -> None:
+    with pytest.raises(WorkerError, match=r"^a data worker died \(out of memory\?\) between two images; "):
+        list(Pool(DiesInTorch(), [1, 2, 3], 1, timeout_s=60))  # type: ignore[arg-type]
+    assert not multiprocessing.active_children()
+    abandoned = Pool(DiesInTorch(), [1, 2, 3], 1, persistent=True, timeout_s=60)  # type: ignore[arg-type]
+    abandoned._iterator = abandoned._start()
+    [worker] = multiprocessing.active_children()
+    worker.join()
+    abandoned.close()
 
 
 @pytest.mark.parametrize("goes_on", [True, False])

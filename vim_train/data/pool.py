@@ -7,6 +7,7 @@ told in one line that names the file, and no draw from anybody's generator.
 import ctypes
 import faulthandler
 import gc
+import mmap
 import multiprocessing
 import os
 import re
@@ -19,6 +20,8 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from multiprocessing.context import BaseContext
+from multiprocessing.util import get_temp_dir
 from typing import IO, Any
 
 import torch
@@ -74,6 +77,8 @@ class Pool:
         self._stacks: IO[bytes] = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
         weakref.finalize(self, self._stacks.close)
         self._iterator: Iterator[Fetched] | None = None
+        if workers:
+            get_temp_dir()  # the workers' too, from here on: what those that are killed leave in it goes with us
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # more workers than cores is the user's decision
             self._loader: DataLoader[Fetched] = DataLoader(
@@ -86,7 +91,7 @@ class Pool:
                 persistent_workers=self._persistent,
                 timeout=0 if not workers else _POLL_S if timeout_s is None else min(_POLL_S, timeout_s),
                 worker_init_fn=partial(_start_worker, self._board, self._stacks.fileno(), os.getpid()),
-                multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
+                multiprocessing_context=_fork_context() if workers else None,
                 generator=torch.Generator(),  # else every iteration draws from the global one
             )
 
@@ -108,12 +113,12 @@ class Pool:
 
     def close(self) -> None:
         """End the workers."""
-        iterator, self._iterator = self._iterator, None
+        iterator: Any = self._iterator
         if self._workers and iterator is not None:
             # Dropping the iterator does the same, but a traceback may hold it.
-            iterator._shutdown_workers()  # type: ignore[attr-defined]
+            iterator._shutdown_workers()
             self._kill_workers()
-        self._loader._iterator = None
+        self._iterator = self._loader._iterator = None
 
     def _start(self) -> Iterator[Fetched]:
         handler = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
@@ -213,11 +218,32 @@ class Pool:
 
     def _kill_workers(self) -> None:
         """Workers ignore SIGTERM, and those that hang whatever else."""
-        pids = {pid for pid, _ in self._board.tolist()}
-        for child in multiprocessing.active_children():
-            if child.pid in pids:
-                child.kill()
-                child.join()
+        iterator: Any = self._iterator if self._loader._iterator is None else self._loader._iterator
+        for worker in iterator._workers if iterator is not None else ():
+            worker.kill()
+            worker.join()
+
+
+class _Flag:
+    """multiprocessing's Event without its lock, which a worker that is killed inside is_set() keeps for good."""
+
+    def __init__(self) -> None:
+        self._byte = mmap.mmap(-1, 1)
+
+    def set(self) -> None:
+        self._byte[0] = 1
+
+    def is_set(self) -> bool:
+        return self._byte[0] == 1
+
+
+def _fork_context() -> BaseContext | None:
+    """Processes by fork; None where torch is to choose."""
+    if sys.platform != "linux":
+        return None
+    context = multiprocessing.context.ForkContext()
+    context.Event = _Flag  # type: ignore[assignment, method-assign]
+    return context
 
 
 def _shared_memory() -> str:
