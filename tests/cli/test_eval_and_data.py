@@ -45,8 +45,8 @@ def test_eval_hands_over_what_it_was_told(run: str, calls: list) -> None:
             "data=folder: is no group here; takes its keys, such as data.name, data.root, data.val_fraction",
         ),
         (
-            "checkpoint=runs/quickstart suite=[o] roots.o=runs",
-            "suite=[o]: o is judged beside val; takes suite=[val,o]",
+            "checkpoint=runs/quickstart suite=[sketch,o] roots.o=runs",
+            "suite=[sketch,o]: o is judged beside val; takes suite=[val,sketch,o]",
         ),
         ("checkpoint=runs/quickstart weights=modell", "weights=modell: takes model, ema or both"),
         ("checkpoint=runs/quickstart optim.lr=1", "unknown key optim.lr; --help lists the groups of keys"),

@@ -49,6 +49,28 @@ def test_completion_knows_groups_keys_and_values(line: str, candidates: str, tmp
     assert done.stdout.split() == candidates.split()
 
 
+@pytest.mark.parametrize(
+    ("line", "candidates"),
+    [
+        ("vim-data ", "index verify count export"),
+        ("vim-data ex", "export"),
+        ("vim-data export data=", "data=fashion data=folder"),
+        ("vim-data index refresh=t", "refresh=true"),
+        ("vim-data export out='a", ""),
+    ],
+)
+def test_the_first_word_of_vim_data_is_completed_too(line: str, candidates: str, tmp_path: Path) -> None:
+    done = python("-m", "vim_train.cli.data", "-sc", "query=bash", cwd=tmp_path, COMP_LINE=line)
+    assert (done.stdout.split(), done.stderr) == (candidates.split(), "")
+
+
+@pytest.mark.parametrize("request_", ["", "query=bash", "install=tcsh", "bogus"])
+def test_a_completion_that_nobody_knows_is_one_line(request_: str, tmp_path: Path) -> None:
+    done = python("-m", "vim_train.cli.train", "-sc", *request_.split(), cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith("vim-train: -sc ")
+
+
 def test_the_completion_script_loads_in_a_shell(tmp_path: Path) -> None:
     done = python("-m", "vim_train.cli.train", "-sc", "install=bash", cwd=tmp_path)
     assert done.returncode == 0

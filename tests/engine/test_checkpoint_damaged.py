@@ -284,8 +284,11 @@ def test_another_model_is_named_by_its_first_differences() -> None:
 
 
 def test_integers_are_no_weights() -> None:
-    with pytest.raises(UserError, match=r"1 of another type \(norm int64 against the model's float32\)"):
-        check_compatible({"norm": torch.ones(4, dtype=torch.int64)}, {"norm": torch.ones(4)})
+    model, whole = {name: torch.ones(4) for name in "abcd"}, torch.ones(4, dtype=torch.int64)
+    with pytest.raises(UserError, match=r"1 of another type \(b int64 against the model's float32\)"):
+        check_compatible(model | {"b": whole}, model)
+    with pytest.raises(UserError, match=r"^x holds no weights: its 4 tensors are int64 against the model's float32$"):
+        check_compatible(dict.fromkeys(model, whole), model, "x")
 
 
 def test_one_layer_of_another_width_is_no_class_count() -> None:

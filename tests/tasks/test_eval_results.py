@@ -68,6 +68,15 @@ def test_a_labelled_set_and_its_temperature() -> None:
     assert alone["temperature"] != cooled["temperature"]
 
 
+def test_a_temperature_that_does_not_fit_is_said() -> None:
+    val = some("val", 60)
+    val.logits[np.arange(60), val.labels] = val.logits.min() - 1
+    [row] = judge({"ema": [val]})
+    assert row.notes == ["T is at the bound of the search, 100: no better than guessing"]
+    [row] = judge({"ema": [some("val", 600)]})
+    assert row.notes == []
+
+
 def fitted_heat(logits: torch.Tensor, labels: torch.Tensor) -> float:
     """The temperature of least cross-entropy, by torch's own optimiser."""
     heat = torch.zeros((), dtype=torch.float64, requires_grad=True)

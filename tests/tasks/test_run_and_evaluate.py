@@ -48,10 +48,11 @@ def test_other_classes_than_the_checkpoints_are_refused_by_name(now: list[str], 
 def test_images_are_labelled_among_the_checkpoints_classes() -> None:
     trained, labels = ["a", "b", "c"], np.array([0, 1, 1])
     for now in (trained, None):
-        found, notes = labels_in(now, trained, labels)
-        assert (found.tolist(), notes) == ([0, 1, 1], [])
-    found, notes = labels_in(trained, ["c", "a"], labels)
-    assert (found.tolist(), notes) == ([2, 0, 0], ["1 of the checkpoint's 3 classes have no images there"])
+        found, notes = labels_in(now, trained, np.array([0, 1, 2]))
+        assert (found.tolist(), notes) == ([0, 1, 2], [])
+    for there, among in ((["c", "a"], [2, 0, 0]), (trained, [0, 1, 1])):  # a folder is not there, or is empty
+        found, notes = labels_in(trained, there, labels)
+        assert (found.tolist(), notes) == (among, ["classes without images there: 1 of the checkpoint's 3"])
     with pytest.raises(
         UserError, match=r"^data\.root: its classes are not the checkpoint's: it lacks a and has also d$"
     ):

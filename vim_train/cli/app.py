@@ -11,6 +11,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
@@ -42,17 +43,19 @@ class Command:
 def execute(command: Command, argv: list[str]) -> int:
     """Run a command line; returns its exit code."""
     if completion.asked(argv):
-        return _complete(command, argv)
+        return guarded(command.program, False, lambda: _complete(command, argv))
     debug = any(item.lower() == "debug=true" for item in argv)
     return guarded(command.program, debug, lambda: _dispatch(command, read_arguments(argv, command.schema)))
 
 
 def _complete(command: Command, argv: list[str]) -> int:
+    completion.check_request(argv)
     candidates = completion.value_candidates(argv, command.schema)
     if candidates is not None:
         print(candidates)
     else:
-        _hydra(command, argv, lambda cfg: None)
+        with suppress(HydraException):  # a line it cannot read, yet: a quote is open
+            _hydra(command, argv, lambda cfg: None)
     return DONE
 
 

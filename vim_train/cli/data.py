@@ -1,5 +1,6 @@
 """vim-data: tools for data sets. The first word says which."""
 
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -95,16 +96,28 @@ vim-data export --help lists the keys of export, and so on"""
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the console script."""
     argv = sys.argv[1:] if argv is None else argv
+    if completion.asked(argv):
+        return _complete(argv)
     word = next((item for item in argv if item in COMMANDS), None)
     if word is not None:
         rest = [item for item in argv if item != word]
         return execute(COMMANDS[word], _folder_for_root(rest))
-    if completion.asked(argv) or "--version" in argv:
+    if "--version" in argv:
         return execute(COMMANDS["export"], argv)
     if not argv or {"--help", "-h"} & set(argv):
         print(USAGE)
         return DONE if argv else guarded("vim-data", False, partial(_no_subcommand, ""))
     return guarded("vim-data", False, partial(_no_subcommand, argv[0]))
+
+
+def _complete(argv: list[str]) -> int:
+    """Complete the first word, and then as the command that it names does."""
+    chosen = next((word for word in os.environ.get("COMP_LINE", "").split() if word in COMMANDS), "export")
+    candidates = completion.word_candidates(COMMANDS) if "COMP_LINE" in os.environ else None
+    if candidates is None:
+        return execute(COMMANDS[chosen], argv)
+    print(candidates)
+    return DONE
 
 
 def _no_subcommand(word: str) -> int:

@@ -48,7 +48,8 @@ def _check_suite(cfg: EvalCommand) -> None:
             meant = f"; did you mean {any_of(near)}?" if near else ""
             raise UserError(f"suite=[{','.join(cfg.suite)}]: {name} is none of {', '.join(SUITES)}{meant}")
     if "o" in cfg.suite and "val" not in cfg.suite:
-        raise UserError(f"suite=[{','.join(cfg.suite)}]: o is judged beside val; takes suite=[val,o]")
+        asked = ",".join(cfg.suite)
+        raise UserError(f"suite=[{asked}]: o is judged beside val; takes suite=[val,{asked}]")
     if cfg.data.root is not None and not set(OWN_SUITES) & set(cfg.suite):
         roots = [f"roots.{name}" for name in dict.fromkeys(cfg.suite) if getattr(cfg.roots, name) is None]
         meant = f"; is {any_of(roots)} meant?" if roots else ""

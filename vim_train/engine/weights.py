@@ -136,11 +136,14 @@ def check_compatible(
         for name, tensor in weights.items()
         if name in model_state and tensor.shape != model_state[name].shape
     }
-    kinds = [
-        f"{name} {_kind(tensor)} against the model's {_kind(model_state[name])}"
+    unlike = {
+        name: f"{_kind(tensor)} against the model's {_kind(model_state[name])}"
         for name, tensor in weights.items()
         if name in model_state and tensor.is_floating_point() != model_state[name].is_floating_point()
-    ]
+    }
+    if unlike and len(unlike) == len(weights) and len(set(unlike.values())) == 1:
+        raise UserError(f"{source} holds no weights: its {len(unlike)} tensors are {unlike.popitem()[1]}")
+    kinds = [f"{name} {how}" for name, how in unlike.items()]
     missing = [name for name in model_state if name not in weights]
     unexpected = [name for name in weights if name not in model_state]
     if not (reshaped or kinds or missing or unexpected):

@@ -54,7 +54,7 @@ def calibrate(confidence: Floats, right: Bools) -> tuple[Record, Bins, list[str]
     return {name: 100 * value for name, value in measures.items()}, bins, notes
 
 
-def cool(cases: Cases, right: Bools, val: Cases | None, of_val: bool) -> tuple[Record | None, Bins | None]:
+def cool(cases: Cases, right: Bools, val: Cases | None, of_val: bool) -> tuple[Record | None, Bins | None, list[str]]:
     """Fit a temperature on a half of `val`, or of the set itself, and judge all images with one they had no part in.
 
     Images that belong to the half are judged with the temperature of the other half, so that the errors before and
@@ -63,7 +63,7 @@ def cool(cases: Cases, right: Bools, val: Cases | None, of_val: bool) -> tuple[R
     Args:
         right: (N,) of `cases`.
         of_val: whether `cases` are images of val.
-    Returns: None where no temperature can be fitted.
+    Returns: None where no temperature can be fitted; the last are notes.
     """
     source = cases if val is None else val
     first = calibration.half(source.names)
@@ -72,7 +72,7 @@ def cool(cases: Cases, right: Bools, val: Cases | None, of_val: bool) -> tuple[R
     inside = calibration.half(cases.names) & (of_val or val is None)
     used = np.where(inside, temperatures[1], temperatures[0])
     if math.isnan(temperatures[0]) or np.isnan(used).any() or not len(used):
-        return None, None
+        return None, None, []
     scores = accuracy.softmax_scores(cases.logits, cases.labels, used)
     cooled = calibration.equal_width_bins(scores.confidence, right)
     record: Record = {
@@ -83,7 +83,9 @@ def cool(cases: Cases, right: Bools, val: Cases | None, of_val: bool) -> tuple[R
         "ece": 100 * cooled.expected_error,
         "nll": mean(scores.nll),
     }
-    return record, cooled
+    lost = any(math.isclose(value, calibration.HOTTEST, rel_tol=1e-6) for value in temperatures)
+    notes = [f"T is at the bound of the search, {calibration.HOTTEST:g}: no better than guessing"] if lost else []
+    return record, cooled, notes
 
 
 def percent(right: Bools) -> float:

@@ -89,7 +89,8 @@ def open_planned(planned: Planned, cfg: TrainConfig, classes: Sequence[str] | No
         UserError: other classes than the checkpoint's; ReaL is asked for and images do not have ImageNet's names.
     """
     if planned.folder is None:
-        val = open_images(cfg.data, "val")
+        # a class without images is no mistake here, where the checkpoint tells the classes
+        val = open_images(replace(cfg.data, allow_empty_classes=classes is not None), "val")
         labels, absent = labels_in(classes, val.classes, val.labels)
         names = list(_names(val, cfg.data.root))
         if "real" in planned.suites:
@@ -140,13 +141,13 @@ def labels_in(
     Raises:
         UserError: images of a class that the checkpoint does not know.
     """
-    if trained is None or list(trained) == list(classes):
+    if trained is None:
         return labels, []
     if not set(classes) <= set(trained):
         raise UserError(f"data.root: its classes are not the checkpoint's: it {difference(trained, classes)}")
     place = {name: label for label, name in enumerate(trained)}
-    absent = len(trained) - len(classes)
-    notes = [f"{absent:,} of the checkpoint's {len(trained):,} classes have no images there"] if absent else []
+    absent = len(trained) - len(np.unique(labels))
+    notes = [f"classes without images there: {absent:,} of the checkpoint's {len(trained):,}"] if absent else []
     return np.array([place[name] for name in classes], np.int64)[labels], notes
 
 
