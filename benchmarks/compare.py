@@ -11,21 +11,29 @@ from pathlib import Path
 import yaml
 from safetensors import safe_open
 
-COLUMNS = ("run", "model", "weights", "epochs", "top-1 %", "averaged, top-1 %", "best, top-1 %", "minutes")
+COLUMNS = ("run", "model", "parameters", "epochs", "top-1 %", "averaged, top-1 %", "best, top-1 %", "minutes")
+SIZES = ("patch_size", "stride", "embed_dim", "depth")
 
 
 def row(run: Path) -> tuple[str, ...]:
     """What the run's files say of it."""
     summary = json.loads((run / "summary.json").read_text())
-    model = yaml.safe_load((run / "config.yaml").read_text())["model"]["name"]
+    model = _model(yaml.safe_load((run / "config.yaml").read_text())["model"])
     best = summary["best"] or {}
     scores = [summary.get("eval/top1"), summary.get("ema/top1")]
     scores.append(max((best[name] for name in ("eval/top1", "ema/top1") if name in best), default=None))
     shown = ("-" if score is None else f"{score:.2f}" for score in scores)
-    return run.name, model, f"{_weights(run):,}", f"{summary['epoch']:g}", *shown, f"{summary['wall_time_s'] / 60:.1f}"
+    minutes = f"{summary['wall_time_s'] / 60:.1f}"
+    return run.name, model, f"{_parameters(run):,}", f"{summary['epoch']:g}", *shown, minutes
 
 
-def _weights(run: Path) -> int:
+def _model(model: dict[str, object]) -> str:
+    """Its name, and in what size it differs from the model of that name."""
+    others = [f"{key}={model[key]}" for key in SIZES if model.get(key) is not None]
+    return f"{model['name']} ({', '.join(others)})" if others else str(model["name"])
+
+
+def _parameters(run: Path) -> int:
     with safe_open(run / "checkpoints" / "best" / "model.safetensors", "pt") as file:
         return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
 

@@ -82,9 +82,10 @@ def predict(command: PredictCommand, progress: Callable[[int, int], None]) -> in
                 ends = dict.fromkeys((sheet.written[0], sheet.written[-1]))
                 _tell(f"wrote {' to '.join(map(str, ends))}")
         if heard:
-            _tell(f"{done - bad:,} images, {bad:,} bad" + ("" if done == len(names) else f", of {len(names):,} names"))
+            good = f"{done - bad:,} image{'s' * (done - bad != 1)}"
+            _tell(f"{good}, {bad:,} bad" + ("" if done == len(names) else f", of {len(names):,} names"))
     if bad == done:
-        raise UserError("images: none of these can be read" if done > 1 else "images: it cannot be read")
+        raise UserError("images: none of these can be read" if done > 1 else "images: the only one cannot be read")
     return 0
 
 
