@@ -10,6 +10,7 @@ import threading
 import time
 from contextlib import nullcontext
 from multiprocessing import resource_sharer
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 
 import numpy as np
@@ -152,6 +153,23 @@ def test_a_worker_killed_inside_torch_does_not_hold_the_training_process() -> No
     [worker] = multiprocessing.active_children()
     worker.join()
     abandoned.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of torch's, in its half-made iterator
+def test_workers_do_not_outlive_a_start_that_fails_half_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, begun = ForkProcess.start, []
+
+    def only_once(process: ForkProcess) -> None:
+        if begun:
+            raise RuntimeError("can't start new thread")
+        begun.append(process)
+        start(process)
+
+    monkeypatch.setattr(ForkProcess, "start", only_once)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        list(Pool(Echo(), [1, 2, 3], 2, timeout_s=60))  # type: ignore[arg-type]
+    assert len(begun) == 1
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize("goes_on", [True, False])

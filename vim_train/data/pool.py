@@ -77,6 +77,7 @@ class Pool:
         self._stacks: IO[bytes] = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
         weakref.finalize(self, self._stacks.close)
         self._iterator: Iterator[Fetched] | None = None
+        self._processes: list[multiprocessing.process.BaseProcess] = []
         if workers:
             get_temp_dir()  # the workers' too, from here on: what those that are killed leave in it goes with us
         with warnings.catch_warnings():
@@ -126,9 +127,7 @@ class Pool:
         if kept is not None:
             kept._timeout = self._timeout_s or 0  # torch asks workers that go on to say so, once
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # forking beside threads is safe for what workers do
-                iterator: Iterator[Fetched] = iter(self._loader)
+            iterator = self._fork()
         except RuntimeError as error:
             raise self._failure(error) from None
         if kept is not None:
@@ -137,6 +136,15 @@ class Pool:
         if handler is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGCHLD, handler)
         return iterator
+
+    def _fork(self) -> Iterator[Fetched]:
+        others = multiprocessing.active_children()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # forking beside threads is safe for what workers do
+                return iter(self._loader)
+        finally:  # also if it fails half-way
+            self._processes += [child for child in multiprocessing.active_children() if child not in others]
 
     def _next(self, iterator: Iterator[Fetched]) -> Fetched:
         began = time.monotonic()
@@ -218,8 +226,8 @@ class Pool:
 
     def _kill_workers(self) -> None:
         """Workers ignore SIGTERM, and those that hang whatever else."""
-        iterator: Any = self._iterator if self._loader._iterator is None else self._loader._iterator
-        for worker in iterator._workers if iterator is not None else ():
+        while self._processes:
+            worker = self._processes.pop()
             worker.kill()
             worker.join()
 
