@@ -1,7 +1,15 @@
 """Exit codes, and who gets a traceback."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 
+import vim_train
 from vim_train.cli.errors import guarded
 from vim_train.config.errors import UserError
 
@@ -37,11 +45,50 @@ def test_ctrl_c_is_130(capsys: pytest.CaptureFixture[str]) -> None:
     assert outcome(KeyboardInterrupt(), capsys) == (130, "vim-train: interrupted\n")
 
 
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGHUP"])
+def test_a_signal_that_nobody_waits_for_is_143(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    number = getattr(signal, name)
+    before = signal.getsignal(number)
+
+    def work() -> int:
+        return guarded("vim-train", False, inner)  # as one job of a command
+
+    def inner() -> int:
+        os.kill(os.getpid(), number)
+        time.sleep(60)
+        return 0
+
+    assert guarded("vim-train", False, work) == 143
+    assert capsys.readouterr().err == f"vim-train: ended by {name}\n"
+    assert signal.getsignal(number) == before
+
+
+def test_a_signal_that_others_handle_is_left_to_them() -> None:
+    heard: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    try:
+        assert guarded("vim-train", False, lambda: os.kill(os.getpid(), signal.SIGTERM) or 0) == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert heard == [signal.SIGTERM]
+
+
 def test_a_bug_is_1_with_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     code, text = outcome(ValueError("bug"), capsys)
     assert code == 1
     assert text.startswith("Traceback")
     assert text.endswith("ValueError: bug\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_an_output_that_is_full_is_1_and_one_line(tmp_path: Path) -> None:
+    script = "import sys; from vim_train.cli.train import main; sys.exit(main(['--help']))"
+    environ = {**os.environ, "PYTHONPATH": str(Path(vim_train.__file__).parent.parent)}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", script], stdout=full, stderr=subprocess.PIPE, text=True, env=environ
+        )
+    assert (done.returncode, done.stderr) == (1, "vim-train: where the output goes: no space left\n")
 
 
 def test_out_of_memory_is_1_with_the_cure(capsys: pytest.CaptureFixture[str]) -> None:

@@ -193,6 +193,24 @@ def test_workers_that_are_kept_may_be_late_but_not_stopped(goes_on: bool, monkey
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.parametrize("when", ["while it rests", "while it is asked"])
+def test_a_kept_worker_that_dies_is_not_waited_for(when: str) -> None:
+    pool = Pool(Echo(), [1, 2, 3], 2, persistent=True, timeout_s=600)  # type: ignore[arg-type]
+    assert list(pool) == [1, 2, 3]
+    worker = multiprocessing.active_children()[0]
+    assert worker.pid is not None
+    if when == "while it rests":
+        worker.kill()
+    else:
+        os.kill(worker.pid, signal.SIGSTOP)
+        threading.Timer(0.5, worker.kill).start()
+    began = time.monotonic()
+    with pytest.raises(WorkerError, match=r"^a data worker died \(out of memory\?\) between two images; "):
+        list(pool)
+    assert time.monotonic() < began + 60
+    assert not multiprocessing.active_children()
+
+
 def test_signals_to_the_group_pass_workers_by(config: TrainConfig) -> None:
     run("group", config, timeout_s=10)
 

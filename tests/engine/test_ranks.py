@@ -102,6 +102,19 @@ def test_a_killed_rank_ends_the_run_and_is_named(tmp_path: Path, photos: Path) -
     assert gone(workers)
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 143)])
+def test_a_signal_while_ranks_start_ends_all_and_blames_none(
+    number: signal.Signals, code: int, tmp_path: Path, photos: Path
+) -> None:
+    process = start("train", *arguments(tmp_path, photos, *TWO))
+    while len(children(process.pid)) < 2:
+        time.sleep(0.01)
+    workers = children(process.pid)
+    process.send_signal(number)
+    assert finish(process) == (code, f"vim-train: ended by {number.name}\n")
+    assert gone(workers)
+
+
 def test_ranks_end_with_their_launcher(tmp_path: Path, photos: Path) -> None:
     process = start("train", *arguments(tmp_path, photos, "schedule.epochs=200", *TWO))
     wait_for_step(tmp_path / "test", 3, process)

@@ -124,7 +124,7 @@ ROWS = [
     Row("SIGTERM twice", "kill at step 2, gpus=2, both data workers stopped",
         "left at once, as SIGTERM came again", 143,
         launched("asked twice", ask_twice), needs_root=False),
-    Row("the launcher killed", "kill -9 at step 2, gpus=2", STOPPED.format("SIGHUP"), -signal.SIGKILL,
+    Row("the launcher killed", "kill -9 at step 2, gpus=2", STOPPED.format("the launcher has gone"), -signal.SIGKILL,
         launched("launcher killed", send(signal.SIGKILL)), needs_root=False),
     Row("a rank killed", "kill -9 of rank 1 at step 2, gpus=2",
         "vim-train: rank 1 was killed by SIGKILL; the others end", 128 + signal.SIGKILL,

@@ -56,6 +56,22 @@ def test_an_evaluation_after_the_checkpoint_of_its_step_comes_once(run: Run) -> 
     assert kinds == ["train", "eval"]
 
 
+@pytest.mark.parametrize("shortened", [True, False])
+def test_a_record_that_has_lost_lines_is_said(shortened: bool, run: Run) -> None:
+    report = run.open()
+    run.train(report, 0, 29)
+    state = report.state()
+    report.close()
+    if shortened:
+        run.metrics.write_bytes(run.metrics.read_bytes()[:300])
+    again = run.open(resumed_step=29)
+    again.load_state(state)
+    again.close()
+    texts = [str(line["text"]) for line in read_metrics(run.metrics) if line["kind"] == "event"]
+    words = "warning: metrics.jsonl is shorter than it was at the checkpoint: lines of earlier steps are lost"
+    assert texts == ([words] if shortened else [])
+
+
 def test_events_are_recorded_with_their_fields(run: Run) -> None:
     report = run.open()
     report.event(0, "a fresh start")

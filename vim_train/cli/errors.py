@@ -1,12 +1,15 @@
 """One line for the user's mistakes, a traceback for ours, and the exit codes."""
 
+import errno
 import linecache
 import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+from vim_train.cli.signals import Ended, signals_raise
 from vim_train.cli.streams import open_closed_streams
 from vim_train.config.errors import FAILED, HUNG, LOST, HungError, LostRankError, QuietExit, UserError, WorkerError
 from vim_train.config.redact import find_secrets, redact
@@ -24,7 +27,8 @@ def guarded(program: str, debug: bool, work: Callable[[], int]) -> int:
     """Exit code of `work`, with whatever it raises reported on stderr."""
     open_closed_streams()
     try:
-        code = work()
+        with signals_raise():
+            code = work()
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # the reader of our output has left, as `| head` does
@@ -32,6 +36,10 @@ def guarded(program: str, debug: bool, work: Callable[[], int]) -> int:
         return DONE
     except QuietExit:
         return USER_ERROR
+    except Ended as error:
+        with suppress(OSError):  # the terminal has gone
+            print(f"{program}: ended by {error}", file=sys.stderr, flush=True)
+        return TERMINATED
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -48,7 +56,16 @@ def guarded(program: str, debug: bool, work: Callable[[], int]) -> int:
             print(redact(row, secrets), file=sys.stderr)
         if line is not None:
             print(f"{program}: {redact(' '.join(line.split()), secrets)}", file=sys.stderr)
+        _drop_what_cannot_be_written()
         return code
+
+
+def _drop_what_cannot_be_written() -> None:
+    """Else Python tries again at its end, with a message and an exit code of its own."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _judge(error: Exception) -> tuple[int, str | None]:
@@ -63,6 +80,8 @@ def _judge(error: Exception) -> tuple[int, str | None]:
         return LOST, f"rank {os.environ.get('RANK', '0')}: {error}"
     if type(error) is ValueError and _raised_by_library(error):
         return USER_ERROR, str(error)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return FAILED, f"{error.filename or 'where the output goes'}: no space left"
     if type(error).__name__ == "OutOfMemoryError":
         cure = "lower data.micro_batch_size, which keeps the batch, or data.eval_batch_size"
         return FAILED, f"out of GPU memory: {cure}"

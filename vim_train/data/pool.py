@@ -7,6 +7,7 @@ told in one line that names the file, and no draw from anybody's generator.
 import ctypes
 import faulthandler
 import gc
+import math
 import mmap
 import multiprocessing
 import os
@@ -26,6 +27,7 @@ from typing import IO, Any
 
 import torch
 from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from vim_train.config.errors import HungError, WorkerError
 from vim_train.data.fetch import Fetch, Fetched, Request
@@ -82,7 +84,7 @@ class Pool:
             get_temp_dir()  # the workers' too, from here on: what those that are killed leave in it goes with us
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # more workers than cores is the user's decision
-            self._loader: DataLoader[Fetched] = DataLoader(
+            self._loader = _Loader(
                 fetch,
                 sampler=requests,
                 batch_size=None,
@@ -90,7 +92,7 @@ class Pool:
                 num_workers=workers,
                 pin_memory=pin_memory,
                 persistent_workers=self._persistent,
-                timeout=0 if not workers else _POLL_S if timeout_s is None else min(_POLL_S, timeout_s),
+                timeout=(timeout_s or 0) if workers else 0,
                 worker_init_fn=partial(_start_worker, self._board, self._stacks.fileno(), os.getpid()),
                 multiprocessing_context=_fork_context() if workers else None,
                 generator=torch.Generator(),  # else every iteration draws from the global one
@@ -123,15 +125,10 @@ class Pool:
 
     def _start(self) -> Iterator[Fetched]:
         handler = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
-        kept: Any = self._loader._iterator
-        if kept is not None:
-            kept._timeout = self._timeout_s or 0  # torch asks workers that go on to say so, once
         try:
             iterator = self._fork()
         except RuntimeError as error:
             raise self._failure(error) from None
-        if kept is not None:
-            kept._timeout = self._loader.timeout
         # torch makes SIGCHLD raise wherever the program happens to be. _next finds a dead worker, between two steps.
         if handler is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGCHLD, handler)
@@ -147,17 +144,10 @@ class Pool:
             self._processes += [child for child in multiprocessing.active_children() if child not in others]
 
     def _next(self, iterator: Iterator[Fetched]) -> Fetched:
-        began = time.monotonic()
-        while True:
-            try:
-                return next(iterator)
-            except RuntimeError as error:
-                patient = self._timeout_s is None or time.monotonic() < began + self._timeout_s
-                if patient and "timed out after" in str(error):
-                    continue
-                raise self._failure(error) from None
-            except (EOFError, ConnectionError) as error:  # a worker died while it handed images over
-                raise self._failure(error) from None
+        try:
+            return next(iterator)
+        except (RuntimeError, EOFError, ConnectionError) as error:  # the last two: while it handed images over
+            raise self._failure(error) from None
 
     def _failure(self, error: Exception) -> Exception:
         """What torch's error means; the workers have ended."""
@@ -230,6 +220,26 @@ class Pool:
             worker = self._processes.pop()
             worker.kill()
             worker.join()
+
+
+class _Loader(DataLoader[Fetched]):
+    def _get_iterator(self) -> Any:
+        return _Iterator(self) if self.num_workers else super()._get_iterator()
+
+
+class _Iterator(_MultiProcessingDataLoaderIter):
+    """torch's, that looks for dead workers once a second, and not only when its patience is over."""
+
+    def _get_data(self) -> Any:
+        until = time.monotonic() + (self._timeout or math.inf)
+        while True:
+            found, answer = self._try_get_data(min(_POLL_S, self._timeout or _POLL_S))
+            if found:
+                return answer
+            if time.monotonic() >= until:
+                raise RuntimeError(f"timed out after {self._timeout} s")
+            if self._pin_memory and not self._pin_memory_thread.is_alive():
+                raise RuntimeError("torch's pin_memory thread has ended")
 
 
 class _Flag:

@@ -54,8 +54,10 @@ def launch(count: int, device: Device, command: Sequence[str], program: str) -> 
     if device is not Device.cpu and torch.cuda.is_available() and count > gpus:
         raise UserError(f"gpus={count}: takes up to {gpus}, the GPUs that torch sees here")
     store = dist.TCPStore(_HOST, 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
-    processes = [_start(rank, count, store.port, command) for rank in range(count)]
+    processes: list[subprocess.Popen[bytes]] = []
     with _passing_signals_on(processes) as passed_on:
+        for rank in range(count):
+            processes.append(_start(rank, count, store.port, command))
         return _watch(processes, passed_on, program)
 
 
@@ -133,6 +135,10 @@ def _watch(processes: "list[subprocess.Popen[bytes]]", passed_on: Sequence[int],
             if ended < 0 and len(passed_on) > 1 and -ended == passed_on[-1]:
                 tell(f"left at once, as {signal.Signals(-ended).name} came again: nothing more is saved")
                 _send(list(running.values()), signal.SIGKILL)
+            elif -ended in passed_on:  # before a rank has learnt to save, or after
+                code = 130 if -ended == signal.SIGINT else 143
+                tell(f"ended by {signal.Signals(-ended).name}")
+                _send(list(running.values()), signal.SIGTERM)
             elif ended < 0:
                 tell(f"rank {rank} was killed by {signal.Signals(-ended).name}; the others end")
                 _send(list(running.values()), signal.SIGTERM)

@@ -168,7 +168,10 @@ class RunReport:
 
     def load_state(self, state: Mapping[str, object]) -> None:
         seconds, size = state.get("seconds"), state.get("metrics_bytes")
-        if isinstance(size, int):  # an evaluation at the checkpoint's step, but after it, comes again too
+        if isinstance(size, int) and size > self._metrics.size:
+            lost = "metrics.jsonl is shorter than it was at the checkpoint: lines of earlier steps are lost"
+            self.event(self._progress.step, f"warning: {lost}")
+        elif isinstance(size, int):  # an evaluation at the checkpoint's step, but after it, comes again too
             self._try("metrics.jsonl", lambda: self._metrics.cut(size))
         self._earlier = float(seconds) if isinstance(seconds, int | float) else 0.0
 

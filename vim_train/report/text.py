@@ -27,7 +27,9 @@ def percent(share: float) -> str:
 
 
 def rate(per_second: float) -> str:
-    """Three digits are enough to compare: ``0.42``, ``3.71``, ``45.2``, ``1,830``."""
+    """Three digits are enough to compare: ``0.42``, ``3.71``, ``45.2``, ``1,830``. ``-``: nothing is measured yet."""
+    if per_second == 0:
+        return "-"
     decimals = 0 if per_second >= 100 else 1 if per_second >= 10 else 2
     return f"{per_second:,.{decimals}f}"
 

@@ -1,8 +1,10 @@
 """A whole run: set up, build, take up an earlier checkpoint, train, leave with an exit code."""
 
+import os
 import re
 import shlex
 import shutil
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -123,6 +125,7 @@ def _train(
     stop: StopRequest,
     ranks: Ranks,
 ) -> int:
+    parent = os.getppid()
     if ranks.first:
         report.start(provenance(cfg, task, schedule, run.path))
     notes = run.notes + ranks.together(lambda: _start_weights(cfg, run, task))
@@ -154,11 +157,10 @@ def _train(
         return FAILED
     counters = trainer.state.counters
     if stop.caught is not None and not trainer.finished:
-        report.event(
-            counters.step,
-            f"{stop.caught.name}: saved at step {counters.step:,} of {trainer.total_steps:,};"
-            " the same command goes on from there",
-        )
+        alone = stop.caught is signal.SIGHUP and launched() and os.getppid() != parent
+        cause = "the launcher has gone" if alone else stop.caught.name
+        saved = f"saved at step {counters.step:,} of {trainer.total_steps:,}"
+        report.event(counters.step, f"{cause}: {saved}; the same command goes on from there")
         return stop.exit_code
     early = counters.stopped_early
     if early:
@@ -266,7 +268,7 @@ def _other_versions(then: Mapping[str, object], now: Mapping[str, object]) -> li
 
 def _next(cfg: TrainConfig, run_dir: Path) -> list[str]:
     given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    kept = [item for item in given if not item.startswith(("run.name=", "schedule.epochs="))]
+    kept = [item for item in given if not item.startswith(("run.name=", "run.allow=", "schedule.epochs="))]
     train = _command("vim-train")
     name = _assignment("run.name", f"{cfg.run.name}-longer")
     longer = shlex.join([train, *kept, name, f"schedule.epochs={2 * cfg.schedule.epochs}"])
