@@ -95,7 +95,7 @@ def test_a_worker_that_hangs_is_named_with_its_image_and_stack(config: TrainConf
 
 
 def test_a_slow_worker_is_waited_for(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vim_train.data.pool._POLL_S", 0.1)
+    monkeypatch.setattr("vim_train.data.loader.POLL_S", 0.1)
     run("dawdle", config, timeout_s=30)
 
 
@@ -175,7 +175,7 @@ def test_workers_do_not_outlive_a_start_that_fails_half_way(monkeypatch: pytest.
 @pytest.mark.parametrize("goes_on", [True, False])
 def test_workers_that_are_kept_may_be_late_but_not_stopped(goes_on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between two evaluations torch asks them whether they go on."""
-    monkeypatch.setattr("vim_train.data.pool._POLL_S", 0.1)
+    monkeypatch.setattr("vim_train.data.loader.POLL_S", 0.1)
     pool = Pool(Echo(), [1, 2, 3], 1, persistent=True, timeout_s=60 if goes_on else 1)  # type: ignore[arg-type]
     assert list(pool) == [1, 2, 3]
     [worker] = multiprocessing.active_children()

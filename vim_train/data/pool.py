@@ -7,8 +7,6 @@ told in one line that names the file, and no draw from anybody's generator.
 import ctypes
 import faulthandler
 import gc
-import math
-import mmap
 import multiprocessing
 import os
 import re
@@ -21,19 +19,17 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from multiprocessing.context import BaseContext
 from multiprocessing.util import get_temp_dir
 from typing import IO, Any
 
 import torch
-from torch.utils.data import DataLoader, get_worker_info
-from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+from torch.utils.data import get_worker_info
 
 from vim_train.config.errors import HungError, WorkerError
 from vim_train.data.fetch import Fetch, Fetched, Request
+from vim_train.data.loader import Loader, fork_context
 from vim_train.data.views import FetchViews
 
-_POLL_S = 1.0
 _STACK_S = 0.3
 """For a worker to write down its stack."""
 _DEATH_S = 1.0
@@ -84,7 +80,7 @@ class Pool:
             get_temp_dir()  # the workers' too, from here on: what those that are killed leave in it goes with us
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # more workers than cores is the user's decision
-            self._loader = _Loader(
+            self._loader: Loader[Fetched] = Loader(
                 fetch,
                 sampler=requests,
                 batch_size=None,
@@ -94,7 +90,7 @@ class Pool:
                 persistent_workers=self._persistent,
                 timeout=(timeout_s or 0) if workers else 0,
                 worker_init_fn=partial(_start_worker, self._board, self._stacks.fileno(), os.getpid()),
-                multiprocessing_context=_fork_context() if workers else None,
+                multiprocessing_context=fork_context() if workers else None,
                 generator=torch.Generator(),  # else every iteration draws from the global one
             )
 
@@ -127,7 +123,7 @@ class Pool:
         handler = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
         try:
             iterator = self._fork()
-        except RuntimeError as error:
+        except (RuntimeError, EOFError, ConnectionError) as error:
             raise self._failure(error) from None
         # torch makes SIGCHLD raise wherever the program happens to be. _next finds a dead worker, between two steps.
         if handler is not None and threading.current_thread() is threading.main_thread():
@@ -220,48 +216,6 @@ class Pool:
             worker = self._processes.pop()
             worker.kill()
             worker.join()
-
-
-class _Loader(DataLoader[Fetched]):
-    def _get_iterator(self) -> Any:
-        return _Iterator(self) if self.num_workers else super()._get_iterator()
-
-
-class _Iterator(_MultiProcessingDataLoaderIter):
-    """torch's, that looks for dead workers once a second, and not only when its patience is over."""
-
-    def _get_data(self) -> Any:
-        until = time.monotonic() + (self._timeout or math.inf)
-        while True:
-            found, answer = self._try_get_data(min(_POLL_S, self._timeout or _POLL_S))
-            if found:
-                return answer
-            if time.monotonic() >= until:
-                raise RuntimeError(f"timed out after {self._timeout} s")
-            if self._pin_memory and not self._pin_memory_thread.is_alive():
-                raise RuntimeError("torch's pin_memory thread has ended")
-
-
-class _Flag:
-    """multiprocessing's Event without its lock, which a worker that is killed inside is_set() keeps for good."""
-
-    def __init__(self) -> None:
-        self._byte = mmap.mmap(-1, 1)
-
-    def set(self) -> None:
-        self._byte[0] = 1
-
-    def is_set(self) -> bool:
-        return self._byte[0] == 1
-
-
-def _fork_context() -> BaseContext | None:
-    """Processes by fork; None where torch is to choose."""
-    if sys.platform != "linux":
-        return None
-    context = multiprocessing.context.ForkContext()
-    context.Event = _Flag  # type: ignore[assignment, method-assign]
-    return context
 
 
 def _shared_memory() -> str:
