@@ -43,6 +43,9 @@ def main(runs: list[str]) -> int:
     if not runs:
         print(__doc__)
         return 2
+    if unfinished := [run for run in runs if not (Path(run) / "summary.json").is_file()]:
+        print(f"compare.py: {unfinished[0]}: no finished run there (no summary.json)", file=sys.stderr)
+        return 2
     rows = [row(Path(run)) for run in runs]
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
     for cells in rows:

@@ -51,3 +51,10 @@ def test_a_share_that_holds_out_nothing_names_one_that_does(photos: Path) -> Non
     data.val_fraction = float(str(caught.value).removeprefix(line).partition(" ")[0])
     assert len(open_source(data, "val")) == 7
     assert len(open_source(data, "train")) == 28
+
+
+def test_a_share_of_1_is_all_for_evaluation_and_nothing_to_train_on(photos: Path) -> None:
+    data = DataConfig(name=DataName.folder, root=str(photos), val_fraction=1)
+    assert (len(open_source(data, "val")), open_source(data, "val").form) == (35, "image folders")
+    with pytest.raises(UserError, match=r"/fish: data.val_fraction=1 leaves none of its \d+ images to train on; "):
+        open_source(data, "train")

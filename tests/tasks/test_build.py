@@ -20,6 +20,11 @@ def test_models_of_timm_with_and_without_an_image_size(name: str) -> None:
     assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
 
 
+def test_a_name_that_is_nearly_one_of_timms_is_told_it() -> None:
+    with pytest.raises(UserError, match=r"^model.name=resnet10tt: no such model; try one of resnet10t, "):
+        build_model(config("resnet10tt"), 3)
+
+
 def test_the_seed_decides_the_weights_also_where_an_argument_was_left_out() -> None:
     a, b = (build_model(config("resnet10t"), 3).state_dict() for _ in range(2))
     assert all(torch.equal(a[name], b[name]) for name in a)

@@ -177,6 +177,9 @@ def test_corruptions_are_one_row_and_no_mce_of_a_part() -> None:
     [row] = judge({"model": [p for p in parts if "fog" not in p.suite]})
     assert row.record["mce"] is None
     assert any("there is no fog" in note for note in row.notes)
+    [row] = judge({"model": [*parts, some("c/blurr/1", 20)]})
+    assert row.record["mce"] == pytest.approx(100 * np.mean(ces))
+    assert "no corruption of ImageNet-C: blurr; not in the means" in row.notes
 
 
 def test_broken_logits_are_wrong_and_said() -> None:

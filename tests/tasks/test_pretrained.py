@@ -104,6 +104,18 @@ def test_the_stride_follows_from_the_position_rows(side: int, stride: int) -> No
     assert told.certain == set(told.arguments) - {"stride"}
 
 
+@pytest.mark.parametrize(
+    ("args", "note"),
+    [
+        ({"input_size": "big"}, "args.input_size passed over: 'big' is no size"),
+        ({"model": "resnet50"}, "args.model passed over: 'resnet50' names no published Vim"),
+    ],
+)
+def test_what_a_file_says_of_itself_and_is_not_used_is_told(args: dict, note: str, tmp_path: Path) -> None:
+    said = {"model": f"{PUBLISHED}_div2", "input_size": 224} | args
+    assert note in open_pretrained(str(save_like_published(tmp_path / "odd.pth", tiny(), **said))).notes
+
+
 def test_a_name_without_div2_does_not_halve(tmp_path: Path) -> None:
     found = open_pretrained(str(save_like_published(tmp_path / "old.pth", tiny(), model=PUBLISHED)))
     assert found.cfg.model.divide_out is False

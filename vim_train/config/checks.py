@@ -63,7 +63,7 @@ RANGES = {
     "model.embed_dim": AT_LEAST_1,
     "model.depth": AT_LEAST_1,
     "model.d_state": AT_LEAST_1,
-    "data.val_fraction": BETWEEN,
+    "data.val_fraction": PART,
     "data.img_size": AT_LEAST_1,
     "data.batch_size": AT_LEAST_1,
     "data.micro_batch_size": AT_LEAST_1,

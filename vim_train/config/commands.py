@@ -23,7 +23,7 @@ class EvalDataConfig:
     root: str | None = None
     """Folder of the images, as in training; without validation images, the run's `val_fraction` is evaluated."""
     val_fraction: float | None = None
-    """Where there are no validation images: share that is evaluated."""
+    """Where there are no validation images: share that is evaluated; 1: all, for images that training has not seen."""
     img_size: int | None = None
     """Side of the square image the model sees, in pixels."""
     crop_pct: float | None = None

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import asdict
+from difflib import get_close_matches
 from enum import Enum
 from typing import Any
 
@@ -28,7 +29,7 @@ def build_model(cfg: TrainConfig, num_classes: int, pretrained: bool = False) ->
     """
     name = cfg.model.name
     if not timm.is_model(name):
-        close = timm.list_models(f"{name.split('_')[0]}*")[:8]
+        close = get_close_matches(name, timm.list_models(), n=3) or timm.list_models(f"{name.split('_')[0]}*")[:8]
         known = ", ".join(close or timm.list_models("vim_*"))
         raise UserError(f"model.name={name}: no such model; try one of {known}")
     arguments = {

@@ -236,6 +236,9 @@ def _judge_corruptions(weights: str, parts: Mapping[tuple[str, int], Record], th
         "parts": {f"{name}/{severity}": part for (name, severity), part in parts.items()},
     }
     notes = [f"means over {len(counted)} parts"]
+    if others := list(dict.fromkeys(name for name, _ in parts if name not in order)):
+        apart = "; not in the means" if len(counted) < len(parts) else ""
+        notes.append(f"no corruption of ImageNet-C: {', '.join(others)}{apart}")
     if found.missing:
         notes.append(f"no mCE, which takes 15 corruptions of 5 severities: there is no {', '.join(found.missing)}")
     if not thousand:

@@ -96,6 +96,8 @@ def open_planned(planned: Planned, cfg: TrainConfig, classes: Sequence[str] | No
         if "real" in planned.suites:
             real_names(names)
         notes = [val.form, *unusual("val", len(val), val.classes), *absent]
+        if "split by" in val.form:
+            notes.insert(1, "the rest is taken to be training's: data.val_fraction=1 evaluates all")
         return Opened(val, labels, names, crops(cfg.data, _cropped(tta_crops)), notes)
     if classes is None:
         raise UserError(f"suite: {planned.name}: the checkpoint does not tell its classes; takes val")

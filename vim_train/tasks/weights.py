@@ -85,12 +85,17 @@ def tell_model(found: WeightFile) -> Told:
     known = None
     if isinstance(architecture, dict):  # only what differs from the named model, which has these
         known = {"class_token": "middle", "divide_out": True, "pool": "mean"} | architecture
-    return tell(
+    told = tell(
         next(iter(found.weights.values())),
         name if isinstance(name, str) else None,
         size if isinstance(size, int) else None,
         known,
     )
+    if size is not None and not isinstance(size, int):
+        told.notes.append(f"args.input_size passed over: {str(size)[:40]!r} is no size")
+    if name is not None and "bimamba" not in str(name):
+        told.notes.append(f"args.model passed over: {str(name)[:40]!r} names no published Vim")
+    return told
 
 
 def _check_same_kind(model: Vim, found: WeightFile) -> None:

@@ -52,6 +52,8 @@ def open_split(root: Path, data: DataConfig, split: str, progress: Progress, ref
         listing, _ = listing_of(layout.train, progress, refresh)
         _check_alone(root, layout.train, listing.classes)
         _check_empty(data, layout.train, listing)
+        if split == "val" and data.val_fraction == 1:
+            return _source(layout.train, listing, fingerprint(listing), data)
         kept = _held_out(layout.train, listing, data, split)
         part = replace(layout.train, form=f"{layout.train.form} split by data.val_fraction={data.val_fraction}")
         return _source(part, kept, fingerprint(kept), data)
