@@ -32,7 +32,7 @@ def guarded(program: str, debug: bool, work: Callable[[], int]) -> int:
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # the reader of our output has left, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence_stdout()
         return DONE
     except QuietExit:
         return USER_ERROR
@@ -56,16 +56,16 @@ def guarded(program: str, debug: bool, work: Callable[[], int]) -> int:
             print(redact(row, secrets), file=sys.stderr)
         if line is not None:
             print(f"{program}: {redact(' '.join(line.split()), secrets)}", file=sys.stderr)
-        _drop_what_cannot_be_written()
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _silence_stdout()
         return code
 
 
-def _drop_what_cannot_be_written() -> None:
-    """Else Python tries again at its end, with a message and an exit code of its own."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _silence_stdout() -> None:
+    """What cannot be written Python would try again at its end, with a message and an exit code of its own."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _judge(error: Exception) -> tuple[int, str | None]:

@@ -18,10 +18,9 @@ def signals_raise() -> Iterator[None]:
 
     Not in a rank: the kernel ends it at once, also where it waits for another that has left.
     """
-    names = () if "RANK" in os.environ else ("SIGTERM", "SIGUSR1", "SIGHUP")
+    ours = "RANK" not in os.environ and threading.current_thread() is threading.main_thread()
+    names = ("SIGTERM", "SIGUSR1", "SIGHUP") if ours else ()
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    if threading.current_thread() is not threading.main_thread():
-        numbers = []
     free = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
 
     def end(number: int, frame: FrameType | None) -> None:

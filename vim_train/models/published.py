@@ -77,8 +77,11 @@ def tell(
     _check_widths(weights, embed_dim)
     if "pos_embed" not in weights:
         raise ValueError("has no position embedding (pos_embed), without which no Vim is built here")
-    known = _read_name(name) if known is None else known
     notes: list[str] = []
+    if known is None:
+        known = _read_name(name)
+        if name is not None and not known:
+            notes.append(f"args.model passed over: {name[:40]!r} names no published Vim")
     certain = {"patch_size", "in_chans", "embed_dim", "depth", "d_state"}
     token = _class_token(weights, known, certain, notes)
     rows = weights["pos_embed"].shape[1] - NUM_CLASS_TOKENS[token]

@@ -63,7 +63,7 @@ def cool(cases: Cases, right: Bools, val: Cases | None, of_val: bool) -> tuple[R
     Args:
         right: (N,) of `cases`.
         of_val: whether `cases` are images of val.
-    Returns: None where no temperature can be fitted; the last are notes.
+    Returns: what was fitted, and the bins with it; None where no temperature can be fitted. Notes for the user.
     """
     source = cases if val is None else val
     first = calibration.half(source.names)

@@ -101,7 +101,7 @@ def _judge_labelled(suite: str, weights: str, cases: Cases, val: Cases | None) -
     guesses = accuracy.predicted(cases.logits)
     right, classes = accuracy.top(ranks, 1, len(cases.classes)), len(cases.classes)
     measures, bins, notes = calibrate(scores.confidence, right)
-    temperature, cooled, bound = cool(cases, right, val, suite == "val")
+    temperature, cooled, cooling_notes = cool(cases, right, val, suite == "val")
     per_class = accuracy.per_class(cases.labels, guesses, ranks, classes)
     record = {
         "images": len(cases.labels),
@@ -115,7 +115,7 @@ def _judge_labelled(suite: str, weights: str, cases: Cases, val: Cases | None) -
         "confusions": _worst_confusions(cases.classes, cases.labels, guesses, per_class.images),
     }
     matrix = accuracy.confusion_matrix(cases.labels, guesses, classes) if classes <= MATRIX else None
-    return Judged(suite, weights, record, notes + bound, bins, cooled, cases.classes, per_class, matrix)
+    return Judged(suite, weights, record, notes + cooling_notes, bins, cooled, cases.classes, per_class, matrix)
 
 
 def _judge_real(weights: str, found: Predictions, val: Cases | None, real_labels: RealLabels | None) -> Judged:
@@ -133,7 +133,7 @@ def _judge_real(weights: str, found: Predictions, val: Cases | None, real_labels
         [name for name, keep in zip(found.names, kept, strict=True) if keep], logits, found.labels[kept], found.classes
     )
     measures, bins, notes = calibrate(accuracy.softmax_scores(logits, cases.labels).confidence, right)
-    temperature, cooled, bound = cool(cases, right, val, of_val=True)
+    temperature, cooled, cooling_notes = cool(cases, right, val, of_val=True)
     record = {
         "images": len(logits),
         "skipped": int((~kept).sum()),
@@ -143,7 +143,7 @@ def _judge_real(weights: str, found: Predictions, val: Cases | None, real_labels
         "temperature": temperature,
     }
     notes.append(f"{(~kept).sum():,} images without a right label among the classes are skipped")
-    return Judged("real", weights, record, notes + bound, bins, cooled)
+    return Judged("real", weights, record, notes + cooling_notes, bins, cooled)
 
 
 def _judge_variant(weights: str, found: Predictions, val: Cases | None) -> Judged:

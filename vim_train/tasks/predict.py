@@ -112,7 +112,7 @@ def _open(command: PredictCommand) -> tuple[Pretrained, str]:
     if command.weights is PredictWeights.auto:
         top1 = [f"{key} {found.metrics[f'{prefix}/top1']:.2f} %" for key, prefix in _PREFIX.items()
                 if f"{prefix}/top1" in found.metrics]  # fmt: skip
-        why = f"top-1 in the run's evaluation: {', '.join(top1)}" if len(top1) == 2 else "never compared"
+        why = f"top-1 in the run's evaluation: {', '.join(top1)}" if len(top1) == 2 else "model and ema never compared"
         _tell(f"weights={which} ({why if len(found.weights) > 1 else 'it has no others'})")
     return found, which
 

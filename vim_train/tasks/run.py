@@ -157,8 +157,8 @@ def _train(
         return FAILED
     counters = trainer.state.counters
     if stop.caught is not None and not trainer.finished:
-        alone = stop.caught is signal.SIGHUP and launched() and os.getppid() != parent
-        cause = "the launcher has gone" if alone else stop.caught.name
+        orphaned = stop.caught is signal.SIGHUP and launched() and os.getppid() != parent
+        cause = "the launcher has gone" if orphaned else stop.caught.name
         saved = f"saved at step {counters.step:,} of {trainer.total_steps:,}"
         report.event(counters.step, f"{cause}: {saved}; the same command goes on from there")
         return stop.exit_code

@@ -17,6 +17,7 @@ from vim_train.data.sets import Labelled, check_folders, find_sets, open_set, un
 from vim_train.data.sources import Source
 from vim_train.data.sources.classes import difference, is_imagenet_1k
 from vim_train.data.sources.listing import some
+from vim_train.data.sources.splits import HELD_OUT
 from vim_train.data.transforms import Transform
 from vim_train.data.views import STORED, crops, stored_crop
 from vim_train.tasks.metrics.imagenet import variant_classes
@@ -89,14 +90,15 @@ def open_planned(planned: Planned, cfg: TrainConfig, classes: Sequence[str] | No
         UserError: other classes than the checkpoint's; ReaL is asked for and images do not have ImageNet's names.
     """
     if planned.folder is None:
-        # a class without images is no mistake here, where the checkpoint tells the classes
-        val = open_images(replace(cfg.data, allow_empty_classes=classes is not None), "val")
+        # a class without images is no mistake where the checkpoint tells the classes
+        empty = cfg.data.allow_empty_classes or classes is not None
+        val = open_images(replace(cfg.data, allow_empty_classes=empty), "val")
         labels, absent = labels_in(classes, val.classes, val.labels)
         names = list(_names(val, cfg.data.root))
         if "real" in planned.suites:
             real_names(names)
         notes = [val.form, *unusual("val", len(val), val.classes), *absent]
-        if "split by" in val.form:
+        if HELD_OUT in val.form:
             notes.insert(1, "the rest is taken to be training's: data.val_fraction=1 evaluates all")
         return Opened(val, labels, names, crops(cfg.data, _cropped(tta_crops)), notes)
     if classes is None:

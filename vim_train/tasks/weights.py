@@ -87,14 +87,12 @@ def tell_model(found: WeightFile) -> Told:
         known = {"class_token": "middle", "divide_out": True, "pool": "mean"} | architecture
     told = tell(
         next(iter(found.weights.values())),
-        name if isinstance(name, str) else None,
+        None if name is None else str(name),
         size if isinstance(size, int) else None,
         known,
     )
     if size is not None and not isinstance(size, int):
         told.notes.append(f"args.input_size passed over: {str(size)[:40]!r} is no size")
-    if name is not None and "bimamba" not in str(name):
-        told.notes.append(f"args.model passed over: {str(name)[:40]!r} names no published Vim")
     return told
 
 

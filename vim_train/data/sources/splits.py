@@ -25,6 +25,8 @@ EXPORT_MARK = ".export.json"
 """What `vim-data export` says of a folder that it wrote."""
 UNFINISHED = ".export.unfinished"
 """Lies in such a folder until everything is there."""
+HELD_OUT = "split by data.val_fraction"
+"""Part of the form of images that are a share of the training images."""
 _WNID = re.compile(r"n\d{8}")
 _ALLOW = "data.allow_empty_classes=true accepts that"
 
@@ -55,7 +57,7 @@ def open_split(root: Path, data: DataConfig, split: str, progress: Progress, ref
         if split == "val" and data.val_fraction == 1:
             return _source(layout.train, listing, fingerprint(listing), data)
         kept = _held_out(layout.train, listing, data, split)
-        part = replace(layout.train, form=f"{layout.train.form} split by data.val_fraction={data.val_fraction}")
+        part = replace(layout.train, form=f"{layout.train.form} {HELD_OUT}={data.val_fraction}")
         return _source(part, kept, fingerprint(kept), data)
     part = layout.train if split == "train" else layout.val
     names = _compare(layout.train, layout.val, data, progress)
